@@ -1,0 +1,121 @@
+"""Where bytes come from. A source hands out byte ranges and is safe to use from many threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NamedTuple
+
+from .checksums import Checksum
+from .errors import CorruptFileError, NotRecognisedError
+
+__all__ = ["Extent", "FileSource", "Source"]
+
+
+class Source(ABC):
+    """Bytes that can be read by range; `path` is only for messages."""
+
+    path: Path
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Length in bytes."""
+
+    @abstractmethod
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill `target` from byte `offset` on; thread-safe.
+
+        Raises:
+            CorruptFileError: the source ends before `target` is full.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what is held; may be called again."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes; the caller has checked `length` against `size`."""
+        data = bytearray(length)
+        self.read_into(offset, memoryview(data))
+        return bytes(data)
+
+
+class FileSource(Source):
+    """A local file, opened at the first read, read by position."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._descriptor = -1
+        self._size = -1
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Length in bytes, when first asked for."""
+        if self._size < 0:
+            self._size = self._stat()
+        return self._size
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill `target` from byte `offset` on."""
+        descriptor = self._descriptor if self._descriptor >= 0 else self._open()
+        while len(target):
+            try:
+                count = os.preadv(descriptor, [target], offset)
+            except OSError as error:
+                raise CorruptFileError(
+                    f"reading failed: {error.strerror}", path=self.path, where=f"byte {offset}"
+                ) from error
+            if count == 0:
+                raise CorruptFileError(
+                    "the file ends early",
+                    path=self.path,
+                    where=f"byte {offset}",
+                    expected=f"{len(target)} more bytes",
+                    got="end of file",
+                    hint="copy the file again; it is shorter than its index says",
+                )
+            offset += count
+            target = target[count:]
+
+    def close(self) -> None:
+        """Close the file descriptor, if one is open."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _open(self) -> int:
+        with self._lock:
+            if self._descriptor < 0:
+                try:
+                    self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                except OSError as error:
+                    raise _unreadable(self.path, error) from error
+            return self._descriptor
+
+    def _stat(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> NotRecognisedError:
+    return NotRecognisedError(f"cannot be opened: {error.strerror}", path=path)
+
+
+class Extent(NamedTuple):
+    """A byte range of a source; offset and length in bytes.
+
+    A named tuple and not a dataclass: a checkpoint may have 100,000 of them, and a frozen
+    dataclass takes four times as long to make.
+    """
+
+    source: Source
+    offset: int
+    length: int
+    checksum: Checksum | None = None

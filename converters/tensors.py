@@ -1,0 +1,331 @@
+"""The one tensor dictionary: lazy tensors by name, immutable, with where each came from.
+
+A tensor knows its dtype and shape and reads its bytes when asked. Bytes are always C order and
+little endian. Elements of variable length (strings, variants) are read with `elements`; their
+byte form is, for each element, its length as 8 bytes little endian and then its bytes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from math import prod
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+from .dtypes import DType
+from .errors import ConvertError, CorruptFileError
+from .notes import Note
+from .sources import Extent, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "CHUNK_BYTES",
+    "ChunkTensor",
+    "ElementTensor",
+    "ExtentTensor",
+    "MemoryTensor",
+    "Origin",
+    "Role",
+    "Tensor",
+    "TensorDict",
+    "TensorSpec",
+    "retyped",
+]
+
+CHUNK_BYTES = 1 << 20
+
+
+class TensorSpec(NamedTuple):
+    """What a tensor is, without its values."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values; 0 for elements of variable length, whose size is not in a spec."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+class Tensor(ABC):
+    """A tensor that reads when asked; `chunks` is all that a subclass must provide."""
+
+    __slots__ = ("spec",)
+
+    spec: TensorSpec
+
+    @abstractmethod
+    def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """Yield the bytes in order, at most `max_bytes` at a time and whole elements each.
+
+        A view is valid until the next step; the buffer below it is used again.
+
+        Raises:
+            CorruptFileError: the source is shorter than it says, or a checksum differs.
+        """
+
+    @property
+    def extents(self) -> tuple[Extent, ...] | None:
+        """Byte ranges that joined are exactly the tensor's bytes, or None if there are none."""
+        return None
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes of what `chunks` yields."""
+        return self.spec.nbytes
+
+    def elements(self) -> list[bytes]:
+        """Return the elements of a string or variant tensor in C order.
+
+        Raises:
+            TypeError: elements are of fixed size; use `chunks` or `read`.
+        """
+        raise TypeError(f"{self.spec.dtype} has no variable elements")
+
+    def read(self) -> np.ndarray:
+        """Return the whole tensor as an array of its own; strings as an array of `bytes`."""
+        import numpy as np
+
+        if self.spec.dtype.variable:
+            array = np.empty(self.spec.size, dtype=object)
+            array[:] = self.elements()
+            return array.reshape(self.spec.shape)
+        raw = bytearray(self.nbytes)
+        at = 0
+        for chunk in self.chunks():
+            raw[at : at + len(chunk)] = chunk
+            at += len(chunk)
+        return np.frombuffer(raw, self.spec.dtype.numpy()).reshape(self.spec.shape)
+
+
+class ExtentTensor(Tensor):
+    """A tensor whose bytes lie in one or more byte ranges, checked against their checksums."""
+
+    __slots__ = ("_extents",)
+
+    def __init__(self, spec: TensorSpec, extents: tuple[Extent, ...]) -> None:
+        self.spec = spec
+        self._extents = extents
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """Byte ranges that joined are exactly the tensor's bytes."""
+        return self._extents
+
+    def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """Yield the bytes of each range in order; a range's checksum is checked at its end."""
+        step = max(max_bytes // self.spec.dtype.itemsize, 1) * self.spec.dtype.itemsize
+        buffer = memoryview(bytearray(min(step, self.nbytes)))
+        for extent in self._extents:
+            value = 0
+            for at in range(0, extent.length, step):
+                view = buffer[: min(step, extent.length - at)]
+                extent.source.read_into(extent.offset + at, view)
+                if extent.checksum:
+                    value = extent.checksum.algorithm.update(view, value)
+                yield view
+            check_extent(extent, value)
+
+
+class ChunkTensor(Tensor):
+    """A tensor whose bytes are those of another, each chunk passed through a function.
+
+    Args:
+        spec: what comes out.
+        inner: what goes in; as many bytes.
+        change: gets a chunk of whole elements, returns as many bytes.
+    """
+
+    __slots__ = ("_change", "_inner")
+
+    def __init__(
+        self, spec: TensorSpec, inner: Tensor, change: Callable[[memoryview], bytes]
+    ) -> None:
+        self.spec = spec
+        self._inner = inner
+        self._change = change
+
+    def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """Yield the changed bytes."""
+        for chunk in self._inner.chunks(max_bytes):
+            yield memoryview(self._change(chunk))
+
+
+class MemoryTensor(Tensor):
+    """A tensor that something holds in memory, or makes there when asked.
+
+    Args:
+        spec: dtype and shape.
+        load: returns the bytes, C order and little endian.
+    """
+
+    __slots__ = ("_load",)
+
+    def __init__(self, spec: TensorSpec, load: Callable[[], bytes | bytearray]) -> None:
+        self.spec = spec
+        self._load = load
+
+    def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """Yield views of the bytes."""
+        step = max(max_bytes // self.spec.dtype.itemsize, 1) * self.spec.dtype.itemsize
+        data = memoryview(self._load())
+        for at in range(0, len(data), step):
+            yield data[at : at + step]
+
+
+class ElementTensor(Tensor):
+    """A string or variant tensor.
+
+    Args:
+        spec: dtype and shape.
+        load: returns the elements in C order.
+    """
+
+    __slots__ = ("_load",)
+
+    def __init__(self, spec: TensorSpec, load: Callable[[], list[bytes]]) -> None:
+        self.spec = spec
+        self._load = load
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes of the byte form; reads the elements."""
+        return sum(8 + len(element) for element in self._load())
+
+    def elements(self) -> list[bytes]:
+        """Return the elements in C order."""
+        return self._load()
+
+    def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """Yield length and bytes of each element in turn."""
+        for element in self._load():
+            yield memoryview(len(element).to_bytes(8, "little"))
+            for at in range(0, len(element), max_bytes):
+                yield memoryview(element)[at : at + max_bytes]
+
+
+def retyped(tensor: Tensor, dtype: DType) -> Tensor:
+    """Return the same bytes as another type of the same width."""
+    spec = TensorSpec(dtype, tensor.spec.shape)
+    if tensor.extents is not None:
+        return ExtentTensor(spec, tensor.extents)
+    return ChunkTensor(spec, tensor, bytes)
+
+
+def check_extent(extent: Extent, value: int) -> None:
+    """Compare the checksum of what was read with the one the source keeps.
+
+    Raises:
+        CorruptFileError: they differ.
+    """
+    checksum = extent.checksum
+    if checksum is None or checksum.value == value:
+        return
+    raise CorruptFileError(
+        f"{checksum.algorithm.label} of the bytes differs",
+        path=extent.source.path,
+        where=f"byte {extent.offset} to {extent.offset + extent.length}",
+        expected=f"0x{checksum.value:08x}",
+        got=f"0x{value:08x}",
+        hint="copy the file again, or read what is there with --no-checksum",
+    )
+
+
+class Role(Enum):
+    """What a tensor is for, as far as the file itself says."""
+
+    UNKNOWN = "tensor"
+    WEIGHT = "weight"
+    SLOT = "optimizer slot"
+    OPTIMIZER = "optimizer state"
+    COUNTER = "counter"
+    TABLE = "table"
+
+
+class Origin(NamedTuple):
+    """Where a tensor came from.
+
+    Attributes:
+        key: what the file calls it, verbatim; bytes that are not UTF-8 as PEP 383 carries them.
+        role: what it is for.
+        owner: name of the variable that an optimizer slot belongs to.
+    """
+
+    key: str
+    role: Role = Role.UNKNOWN
+    owner: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TensorDict(Mapping[str, Tensor]):
+    """Tensors by name, in a stable order, with what is known about them.
+
+    Closing it closes the sources below the tensors; it is a context manager.
+
+    Attributes:
+        format: name of the format that was read.
+        summary: one phrase on what was recognised, for people.
+        tensors: the tensors by name.
+        origins: by name, where it differs from `Origin(key=name)`.
+        notes: what was unusual about the source.
+        broken: tensors that are listed but cannot be read, and why.
+        details: further facts for `inspect`.
+        sources: what to close.
+    """
+
+    format: str
+    summary: str
+    tensors: Mapping[str, Tensor]
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    broken: Mapping[str, ConvertError] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def origin(self, name: str) -> Origin:
+        """Return where `name` came from."""
+        return self.origins.get(name) or Origin(name)
+
+    def select(self, names: Iterable[str], *notes: Note) -> TensorDict:
+        """Return the dictionary with only `names`, in the order given, and further notes."""
+        kept = {name: self.tensors[name] for name in names}
+        broken = {name: error for name, error in self.broken.items() if name in kept}
+        return replace(self, tensors=kept, broken=broken, notes=self.notes + notes)
+
+    def close(self) -> None:
+        """Close the sources; may be called again."""
+        for source in self.sources:
+            source.close()
+
+    def __enter__(self) -> TensorDict:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
