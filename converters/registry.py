@@ -1,0 +1,235 @@
+"""Formats: one record each, found by looking into `formats/`, and the choice among them.
+
+A format is sniffed by content; a file extension decides only for outputs. Third parties register
+a `Format` through the entry-point group `tensorferry.formats`; those are looked up only when no
+built-in format claims the input or the name, since looking costs more than converting a small
+file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+from .errors import NotRecognisedError, UsageError
+from .names import near
+from .output import Plan
+from .tensors import TensorDict
+
+__all__ = [
+    "Format",
+    "Location",
+    "ReadOptions",
+    "WriteOptions",
+    "all_formats",
+    "format_for_target",
+    "format_named",
+    "open_tensors",
+]
+
+ENTRY_POINT_GROUP = "tensorferry.formats"
+HEAD_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Location:
+    """What a user pointed at: a file, a folder, or the prefix of several files."""
+
+    path: Path
+
+    @cached_property
+    def is_file(self) -> bool:
+        """Whether it is a regular file; devices and pipes have no byte ranges."""
+        return self.path.is_file()
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first bytes of a file, empty for anything else."""
+        if not self.is_file:
+            return b""
+        try:
+            with self.path.open("rb") as file:
+                return file.read(HEAD_BYTES)
+        except OSError as error:
+            text = os.strerror(error.errno or 0).lower()
+            raise NotRecognisedError(f"cannot be read: {text}", path=self.path) from error
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to open a source.
+
+    Attributes:
+        names: what a person would call a tensor, or the container's own key.
+        verify: whether checksums are checked.
+        step: the checkpoint of this step, where a folder holds several.
+        latest: the checkpoint of the highest step.
+    """
+
+    names: Literal["readable", "key"] = "readable"
+    verify: bool = True
+    step: int | None = None
+    latest: bool = False
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How to lay a target out.
+
+    Attributes:
+        max_shard_bytes: a data file is at most this long, unless one tensor alone is longer.
+        overwrite: whether existing files may be replaced.
+    """
+
+    max_shard_bytes: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """All there is to know about a format.
+
+    Attributes:
+        name: what `--from` and `--to` take.
+        title: what people call it.
+        extensions: endings of target names that mean this format, with the dot.
+        sniff: tells from content whether a location is this format; must be cheap.
+        open: returns the lazy tensors of a location.
+        plan: plans writing tensors to a path, or None where the format is only read. Touches
+            no disk beyond looking at what is there.
+        shards: whether `max_shard_bytes` is understood.
+        holds: what becomes of the types that not every container has, for the docs.
+    """
+
+    name: str
+    title: str
+    extensions: tuple[str, ...]
+    sniff: Callable[[Location], bool]
+    open: Callable[[Location, ReadOptions], TensorDict]
+    plan: Callable[[TensorDict, Path, WriteOptions], Plan] | None = None
+    shards: bool = False
+    holds: dict[str, str] = field(default_factory=dict)
+
+
+@cache
+def _built_in() -> tuple[Format, ...]:
+    """Return the `FORMAT` of every module in `formats/`, by name."""
+    folder = Path(__file__).parent / "formats"
+    stems = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    modules = [import_module(f".formats.{stem}", __package__) for stem in stems]
+    return tuple(module.FORMAT for module in modules)
+
+
+@cache
+def _plugged_in() -> tuple[Format, ...]:
+    from importlib.metadata import entry_points  # 50 ms that most runs need not spend
+
+    return tuple(point.load() for point in entry_points(group=ENTRY_POINT_GROUP))
+
+
+def all_formats() -> tuple[Format, ...]:
+    """Return every format, those of plug-ins last."""
+    return _built_in() + _plugged_in()
+
+
+def format_named(name: str) -> Format:
+    """Return the format called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for formats in (_built_in, _plugged_in):
+        for each in formats():
+            if each.name == name:
+                return each
+    known = [each.name for each in all_formats()]
+    raise UsageError(
+        f"no format is called `{name}`", hint=near(name, known) or f"there are {', '.join(known)}"
+    )
+
+
+def format_for_target(path: Path) -> Format:
+    """Return the format that the ending of a target's name stands for; the longest ending wins.
+
+    Raises:
+        UsageError: no format has such an ending.
+    """
+    for formats in (_built_in, _plugged_in):
+        fitting = [
+            (len(extension), each)
+            for each in formats()
+            for extension in each.extensions
+            if each.plan and path.name.lower().endswith(extension)
+        ]
+        if fitting:
+            return max(fitting, key=lambda pair: pair[0])[1]
+    endings = ", ".join(ending for each in _built_in() if each.plan for ending in each.extensions)
+    raise UsageError(
+        "no format has this ending",
+        path=path,
+        expected=f"one of {endings}",
+        got=f"`{path.suffix or path.name}`",
+        hint="name the format with --to",
+    )
+
+
+def open_tensors(
+    path: str | os.PathLike[str],
+    options: ReadOptions | None = None,
+    *,
+    format: str | None = None,
+) -> TensorDict:
+    """Open whatever lies at `path` as a dictionary of lazy tensors; reads no tensor data.
+
+    Args:
+        path: a file, a folder or a checkpoint prefix.
+        options: how to read it.
+        format: name of the format, to spare or overrule the sniffing.
+
+    Returns:
+        The tensors; closing it closes the files below.
+
+    Raises:
+        NotRecognisedError: nothing is there, or no format claims it.
+        UsageError: several formats claim it.
+        CorruptFileError: it is damaged.
+    """
+    location = Location(Path(path))
+    chosen = format_named(format) if format else _recognise(location)
+    return chosen.open(location, options or ReadOptions())
+
+
+def _recognise(location: Location) -> Format:
+    for formats in (_built_in, _plugged_in):
+        claims = [each for each in formats() if each.sniff(location)]
+        if len(claims) == 1:
+            return claims[0]
+        if claims:
+            names = " or ".join(f"`{each.name}`" for each in claims)
+            raise UsageError(
+                f"may be {names}", path=location.path, hint="name the format with --from"
+            )
+    raise _not_recognised(location)
+
+
+def _not_recognised(location: Location) -> NotRecognisedError:
+    from .foreign import name_foreign
+
+    path = location.path
+    if not path.exists():
+        beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        return NotRecognisedError(
+            "does not exist", path=path, hint=near(path.name, beside) or "check the path"
+        )
+    foreign = name_foreign(location)
+    if foreign:
+        what, hint = foreign
+        return NotRecognisedError(what, path=path, hint=hint)
+    what = "a folder with no model in it" if path.is_dir() else "no format that is read here"
+    readers = ", ".join(each.title for each in all_formats())
+    return NotRecognisedError(what, path=path, hint=f"what is read: {readers}")
