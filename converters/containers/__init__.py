@@ -1,0 +1,1 @@
+"""Wire-level parsers and builders: bytes in, structures out."""

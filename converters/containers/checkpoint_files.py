@@ -1,0 +1,292 @@
+"""From whatever a user points at to the one checkpoint meant.
+
+A checkpoint is a prefix, not a file. People give the prefix, one of its files, the folder, or the
+text file `checkpoint` that names the latest (CheckpointState, tensorflow/python/training/
+checkpoint_state.proto, in protobuf's text form). That file may hold absolute paths, which are
+stale once the folder has moved; the same name beside the state file is taken then.
+
+Saves that were interrupted leave `<prefix>.…tempstate<number>` files or a folder
+`<prefix>_temp/` whose `part-…` files are each a complete bundle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import NotRecognisedError, UsageError
+from ..names import near
+from ..notes import Kind, Note
+from .tensor_bundle import bundle_prefix, index_path
+
+__all__ = ["Found", "build_state", "find", "is_state_file", "looks_like_checkpoint"]
+
+STATE_BYTES = 1 << 20  # a state file is text with a line per checkpoint; none is longer
+_STATE_LINE = re.compile(
+    rb"""\s*(\w+)\s*:\s*("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|[-+.\w]+)""", re.DOTALL
+)
+_COMMENT = re.compile(rb"(?m)^\s*\#.*$")
+_ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
+_STEP = re.compile(r"-(\d+)$")
+_LEFTOVER = re.compile(r"\.tempstate\d+$|_temp(_[0-9a-f]{32})?$")
+_PLAIN = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint, and what was seen on the way to it.
+
+    Attributes:
+        prefix: of the checkpoint that is meant.
+        others: prefixes of the other checkpoints in the folder, where a folder was given.
+        notes: why this one, leftovers, stale paths.
+    """
+
+    prefix: Path
+    others: tuple[Path, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+
+def find(path: Path, *, step: int | None = None, latest: bool = False) -> Found:
+    """Return the checkpoint that `path` stands for.
+
+    Args:
+        path: a prefix, a member file, a folder or a state file.
+        step: take the checkpoint of this step from the folder.
+        latest: take the one of the highest step, whatever the state file says.
+
+    Raises:
+        NotRecognisedError: there is none.
+        UsageError: there are several and nothing says which.
+    """
+    if path.is_dir():
+        return _in_folder(path, step, latest)
+    if is_state_file(path):
+        if step is not None or latest:
+            return _in_folder(path.parent, step, latest)
+        return _named_by(path)
+    prefix = path if index_path(path).is_file() else bundle_prefix(path) or path
+    if step is not None and _step(prefix) != step:
+        return _in_folder(prefix.parent, step, latest)
+    if index_path(prefix).is_file():
+        return _with_leftovers(prefix)
+    raise _incomplete(path, prefix)
+
+
+def looks_like_checkpoint(path: Path) -> bool:
+    """Tell whether `path` is a prefix, member, folder or state file of a checkpoint.
+
+    Also true for what is left of one, so that the error can say what is missing.
+    """
+    if path.is_dir():
+        return bool(_prefixes(path) or _state_files(path) or _leftovers(path))
+    if index_path(path).is_file() or is_state_file(path):
+        return True
+    return bundle_prefix(path) is not None or bool(_LEFTOVER.search(path.name))
+
+
+# The state file
+
+
+def is_state_file(path: Path) -> bool:
+    """Tell by its content whether a file is a CheckpointState in text form."""
+    return bool(path.is_file() and _read_state(path))
+
+
+def build_state(name: str) -> bytes:
+    """Return the state file for a checkpoint `name` in the same folder."""
+    raw = name.encode("utf-8", "surrogateescape")
+    quoted = b'"' + b"".join(_quote(byte) for byte in raw) + b'"\n'
+    return b"model_checkpoint_path: " + quoted + b"all_model_checkpoint_paths: " + quoted
+
+
+def _quote(byte: int) -> bytes:
+    if byte in b'"\\':
+        return b"\\" + bytes([byte])
+    return bytes([byte]) if 0x20 <= byte < 0x7F else b"\\%03o" % byte
+
+
+def _read_state(path: Path) -> list[Path]:
+    """Return the paths a state file names, the latest first; none if it is no state file."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(STATE_BYTES + 1)
+    except OSError:
+        return []
+    if len(text) > STATE_BYTES or b"model_checkpoint_path" not in text:
+        return []
+    rows = _STATE_LINE.findall(_COMMENT.sub(b"", text))
+    latest = [value for key, value in rows if key == b"model_checkpoint_path"]
+    others = [value for key, value in rows if key == b"all_model_checkpoint_paths"]
+    if not latest:
+        return []
+    named = dict.fromkeys([latest[-1], *reversed(others)])
+    return [Path(_unquote(value)) for value in named]
+
+
+def _unquote(value: bytes) -> str:
+    if value[:1] in (b'"', b"'"):
+        value = _ESCAPE.sub(_unescape, value[1:-1])
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    octal, hexadecimal, plain = match.groups()
+    if octal:
+        return bytes([int(octal, 8) & 0xFF])
+    if hexadecimal:
+        return bytes([int(hexadecimal, 16)])
+    return _PLAIN.get(plain, plain)
+
+
+def _named_by(state: Path) -> Found:
+    """Return the first checkpoint that a state file names and that is there."""
+    named = _read_state(state)
+    for number, path in enumerate(named):
+        for prefix in (state.parent / path, state.parent / path.name):
+            if not index_path(prefix).is_file():
+                continue
+            notes = []
+            if prefix != state.parent / path:
+                notes.append(_note(f"`{state.name}` names {path}, which is gone; read beside it"))
+            if number:
+                notes.append(_note(f"the latest, `{named[0].name}`, is not there"))
+            others = tuple(other for other in _prefixes(state.parent) if other != prefix)
+            return Found(prefix, others, (*notes, *_leftover_notes(state.parent)))
+    raise NotRecognisedError(
+        "names a checkpoint that is not there",
+        path=state,
+        expected=f"`{named[0].name}.index` beside it",
+        hint=_listing(state.parent) or "copy the checkpoint's files here too",
+    )
+
+
+# Folders
+
+
+def _in_folder(folder: Path, step: int | None, latest: bool) -> Found:
+    prefixes = _prefixes(folder)
+    if step is not None:
+        prefix = _of_step(folder, prefixes, step)
+    elif latest and prefixes:
+        prefix = max(prefixes, key=lambda each: (_step(each) or -1, each.name))
+    else:
+        return _default(folder, prefixes)
+    return _with_others(prefix, prefixes, folder)
+
+
+def _of_step(folder: Path, prefixes: Sequence[Path], step: int) -> Path:
+    found = [prefix for prefix in prefixes if _step(prefix) == step]
+    if len(found) == 1:
+        return found[0]
+    what = "no checkpoint" if not found else "several checkpoints"
+    raise UsageError(f"{what} of step {step}", path=folder, hint=_listing(folder))
+
+
+def _default(folder: Path, prefixes: Sequence[Path]) -> Found:
+    """Return what is meant by a folder alone: what its state file names, or its only one."""
+    states = _state_files(folder)
+    named = [_named_by(state) for state in states] if prefixes else []
+    if named and len({found.prefix for found in named}) == 1:
+        return named[0]
+    if len(prefixes) == 1:
+        return _with_others(prefixes[0], prefixes, folder)
+    if prefixes:
+        why = "state files disagree" if named else "there is no state file"
+        raise UsageError(
+            f"holds {len(prefixes)} checkpoints and {why}",
+            path=folder,
+            hint=f"choose with --step or --latest; {_listing(folder)}",
+        )
+    leftovers = _leftovers(folder)
+    raise NotRecognisedError(
+        "holds no checkpoint, only what an interrupted save left"
+        if leftovers
+        else "holds a state file and no checkpoint",
+        path=folder,
+        hint=_salvage(leftovers),
+    )
+
+
+def _prefixes(folder: Path) -> list[Path]:
+    """Return the prefixes in a folder by step, then by name."""
+    names = [path.name[: -len(".index")] for path in folder.glob("*.index") if path.is_file()]
+    prefixes = [folder / name for name in names if name]
+    return sorted(prefixes, key=lambda prefix: (_step(prefix) or -1, prefix.name))
+
+
+def _state_files(folder: Path) -> list[Path]:
+    """Return the state files of a folder; `checkpoint` alone where it is there."""
+    usual = folder / "checkpoint"
+    if is_state_file(usual):
+        return [usual]
+    small = (path for path in sorted(folder.iterdir()) if path.is_file())
+    return [path for path in small if path.stat().st_size <= STATE_BYTES and _read_state(path)]
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _LEFTOVER.search(path.name))
+
+
+def _leftover_notes(folder: Path) -> tuple[Note, ...]:
+    return tuple(
+        _note(f"`{path.name}` was left by an interrupted save; not read")
+        for path in _leftovers(folder)
+    )
+
+
+def _with_others(prefix: Path, prefixes: Sequence[Path], folder: Path) -> Found:
+    others = tuple(other for other in prefixes if other != prefix)
+    return Found(prefix, others, _leftover_notes(folder))
+
+
+def _with_leftovers(prefix: Path) -> Found:
+    notes = [note for note in _leftover_notes(prefix.parent) if f"`{prefix.name}" in note.text]
+    if prefix.is_file():
+        notes.append(_note(f"`{prefix.name}` beside it is not read: the index wins, as for Saver"))
+    return Found(prefix, (), tuple(notes))
+
+
+def _step(prefix: Path) -> int | None:
+    match = _STEP.search(prefix.name)
+    return int(match[1]) if match else None
+
+
+def _note(text: str) -> Note:
+    return Note(Kind.SOURCE, text)
+
+
+# Errors
+
+
+def _incomplete(path: Path, prefix: Path) -> NotRecognisedError:
+    if _LEFTOVER.search(path.name):
+        return NotRecognisedError(
+            "was left by an interrupted save", path=path, hint=_salvage([path])
+        )
+    what = "the checkpoint has no index"
+    if path.name.endswith(".meta"):
+        what = "a graph without weights: the checkpoint has no index"
+    folder = path.parent
+    names = [other.name for other in _prefixes(folder)] if folder.is_dir() else []
+    hint = near(prefix.name, names) or "copy the .index and .data files here too"
+    return NotRecognisedError(what, path=path, expected=f"`{prefix.name}.index`", hint=hint)
+
+
+def _listing(folder: Path) -> str | None:
+    names = [f"`{prefix.name}`" for prefix in _prefixes(folder)]
+    if not names:
+        return None
+    shown = names if len(names) <= 12 else [*names[:6], "…", *names[-5:]]
+    return f"the folder holds {', '.join(shown)}"
+
+
+def _salvage(leftovers: Sequence[Path]) -> str | None:
+    """Return a hint on the parts of an interrupted save, each of which is a whole bundle."""
+    for folder in leftovers:
+        parts = _prefixes(folder) if folder.is_dir() else []
+        if parts:
+            return f"its parts can be read, such as {parts[0]}"
+    return None

@@ -1,0 +1,1 @@
+"""What a graph says about a weight: names, roles, owners."""
