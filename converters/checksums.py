@@ -7,9 +7,9 @@ Both polynomials are the reflected forms with all-ones initial value and final x
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
 
 from fastcrc import crc32 as _crc32
 
@@ -42,8 +42,7 @@ class Algorithm(Enum):
 _FUNCTIONS = {Algorithm.CRC32C: _crc32.iscsi, Algorithm.CRC32: _crc32.iso_hdlc}
 
 
-@dataclass(frozen=True, slots=True)
-class Checksum:
+class Checksum(NamedTuple):
     """An expected value, unmasked."""
 
     algorithm: Algorithm

@@ -28,6 +28,8 @@ def encode(name: str) -> bytes:
 
 def escape(name: str, unsafe: str = "") -> str:
     """Return `name` with unsafe characters, and bytes that are no UTF-8, as `%XX`."""
+    if name.isascii() and not any(char in name for char in unsafe):
+        return name
     return "".join(
         "".join(f"%{byte:02X}" for byte in encode(char)) if _lone(char) or char in unsafe else char
         for char in name

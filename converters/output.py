@@ -114,6 +114,7 @@ def write_plan(
     digests: bool = False,
     jobs: int = 1,
     advance: Callable[[int], None] | None = None,
+    before_commit: Callable[[Path, Written], None] | None = None,
 ) -> Written:
     """Write all files of a plan; they appear together, or nothing does.
 
@@ -124,6 +125,8 @@ def write_plan(
         digests: whether to compute the digest of each tensor on the way.
         jobs: number of threads.
         advance: called with the number of bytes just written.
+        before_commit: called with the temporary folder in which the files lie under their final
+            names, when all is written; what it raises leaves the target as it was.
 
     Raises:
         UsageError: a target exists or its folder does not.
@@ -141,6 +144,8 @@ def write_plan(
             written.digests |= copier.digests
             if file.finish:
                 copier.put(file.finish(written.checksums))
+        if before_commit:
+            before_commit(staging.folder, written)
         staging.commit()
     return written
 

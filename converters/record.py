@@ -162,4 +162,4 @@ def _unpack(packed: Mapping[str, Any]) -> Tensor:
         elements = [b64decode(element, validate=True) for element in packed["base64"]]
     if len(elements) != prod(shape):
         raise ValueError(f"{len(elements)} elements do not make {shape}")
-    return ElementTensor(TensorSpec(dtype, shape), lambda: elements)
+    return ElementTensor(TensorSpec(dtype, shape), lambda: elements, sum(map(len, elements)))

@@ -1,15 +1,18 @@
 """Outputs appear whole under their final names or not at all.
 
-Files are written under temporary names beside their final ones and renamed at the end, in the
-order given: the file that makes a set valid comes last. What was there before is set aside during
-the renames and put back if one of them fails.
+Files are written under their own names into a temporary folder beside the final place, where they
+can be read back and verified, and are renamed at the end, in the order given: the file that makes
+a set valid comes last. What was there before is set aside during the renames and put back if one
+of them fails.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,23 +26,34 @@ class Staging:
     """A set of output files in the making; a context manager that removes what is not committed.
 
     Args:
-        finals: the files to appear, the one that makes the set valid last.
+        finals: the files to appear, all in one folder, the one that makes the set valid last.
         overwrite: whether files of these names may be there already.
         fsync: whether to wait until the disk has them before renaming, and after.
 
+    Attributes:
+        folder: where the files are until they are committed.
+
     Raises:
-        UsageError: a file exists and `overwrite` is false, or its folder does not exist.
+        UsageError: a file exists and `overwrite` is false, or the folder does not exist.
+        TargetError: the folder cannot be written to.
     """
+
+    folder: Path
 
     def __init__(self, finals: Sequence[Path], *, overwrite: bool, fsync: bool) -> None:
         self._finals = [_follow(final) for final in finals]
         self._overwrite = overwrite
         self._fsync = fsync
-        self._open: dict[Path, int] = {}
+        self._open: list[int] = []
         for final in self._finals:
             self._check(final)
 
     def __enter__(self) -> Staging:
+        parent = self._finals[0].parent
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix=".tensorferry-", dir=parent))
+        except OSError as error:
+            raise target_error(parent, error) from error
         return self
 
     def __exit__(
@@ -49,12 +63,10 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         self._close()
-        for final in self._finals:
-            with suppress(OSError):
-                self._temporary(final).unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def create(self, index: int, size: int) -> int:
-        """Create the temporary file for the `index`th output; return its descriptor.
+        """Create the `index`th output in the temporary folder; return its descriptor.
 
         Space for `size` bytes is taken at once: a full disk shows before the first byte is
         written, and blocks laid out in one go made copying 1.4 times as fast.
@@ -63,10 +75,11 @@ class Staging:
             TargetError: no permission, or no space.
         """
         final = self._finals[index]
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            descriptor = os.open(self._temporary(final), flags, 0o666)
-            self._open[final] = descriptor
+            descriptor = os.open(
+                self.folder / final.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+            )
+            self._open.append(descriptor)
             _allocate(descriptor, size)
         except OSError as error:
             raise target_error(final, error) from error
@@ -78,47 +91,41 @@ class Staging:
         Raises:
             TargetError: a rename failed; everything is as it was.
         """
-        for final, descriptor in self._open.items():
-            if self._fsync:
-                _sync(descriptor, final)
+        if self._fsync:
+            self._sync(self._open)
         self._close()
+        for final in self._finals:
+            self._check(final)
+        aside: dict[Path, Path] = {}
         done: list[Path] = []
-        aside = self._set_aside()
         try:
+            self._set_aside(aside)
             for final in self._finals:
-                self._check(final)
-                self._temporary(final).rename(final)
+                (self.folder / final.name).rename(final)
                 done.append(final)
         except BaseException as error:
-            self._restore(done, aside)
+            for final in done:
+                final.unlink()
+            for final, kept in aside.items():
+                kept.rename(final)
             if isinstance(error, OSError):
-                raise target_error(self._finals[len(done)], error) from error
+                raise target_error(
+                    self._finals[min(len(done), len(self._finals) - 1)], error
+                ) from error
             raise
-        for kept in aside.values():
-            kept.unlink()
         if self._fsync:
-            for folder in {final.parent for final in self._finals}:
-                _sync_folder(folder)
+            self._sync_folder()
 
-    def _set_aside(self) -> dict[Path, Path]:
-        aside: dict[Path, Path] = {}
-        try:
-            # Backwards, so that whoever looks in between finds no set that seems valid.
-            for final in reversed(self._finals):
-                if self._overwrite and final.exists():
-                    kept = self._temporary(final, "old")
-                    final.rename(kept)
-                    aside[final] = kept
-        except OSError as error:
-            self._restore([], aside)
-            raise target_error(final, error) from error
-        return aside
+    def _set_aside(self, aside: dict[Path, Path]) -> None:
+        """Move what is there into the temporary folder, which is removed at the end.
 
-    def _restore(self, done: Sequence[Path], aside: dict[Path, Path]) -> None:
-        for final in done:
-            final.unlink()
-        for final, kept in aside.items():
-            kept.rename(final)
+        Backwards, so that whoever looks in between finds no set that seems valid.
+        """
+        for number, final in enumerate(reversed(self._finals)):
+            if final.exists():
+                kept = self.folder / f"{number}.old"
+                final.rename(kept)
+                aside[final] = kept
 
     def _check(self, final: Path) -> None:
         if not final.parent.is_dir():
@@ -130,14 +137,24 @@ class Staging:
         if final.exists() and not self._overwrite:
             raise UsageError("exists already", path=final, hint="replace it with --overwrite")
 
-    def _temporary(self, final: Path, kind: str = "new") -> Path:
-        # Short and independent of the final name, which may use all 255 bytes a name can have.
-        index = self._finals.index(final)
-        return final.parent / f".tensorferry-{os.getpid()}-{id(self):x}-{index}.{kind}"
+    def _sync(self, descriptors: Iterable[int]) -> None:
+        try:
+            for descriptor in descriptors:
+                os.fsync(descriptor)
+        except OSError as error:
+            raise target_error(self._finals[0].parent, error) from error
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._finals[0].parent, os.O_RDONLY)
+        try:
+            self._sync([descriptor])
+        finally:
+            os.close(descriptor)
 
     def _close(self) -> None:
         while self._open:
-            os.close(self._open.popitem()[1])
+            with suppress(OSError):
+                os.close(self._open.pop())
 
 
 def target_error(path: Path, error: OSError) -> TargetError:
@@ -170,18 +187,3 @@ def _allocate(descriptor: int, size: int) -> None:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
         os.ftruncate(descriptor, size)
-
-
-def _sync(descriptor: int, final: Path) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise target_error(final, error) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,21 +41,22 @@ __all__ = [
 CHUNK_BYTES = 1 << 20
 
 
-class TensorSpec(NamedTuple):
+@dataclass(frozen=True)
+class TensorSpec:
     """What a tensor is, without its values."""
 
     dtype: DType
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the values; 0 for elements of variable length, whose size is not in a spec."""
-        return prod(self.shape) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
 
 
 class Tensor(ABC):
@@ -81,7 +83,7 @@ class Tensor(ABC):
 
     @property
     def nbytes(self) -> int:
-        """Length in bytes of what `chunks` yields."""
+        """Length in bytes; for variable elements, of what the container holds."""
         return self.spec.nbytes
 
     def elements(self) -> list[bytes]:
@@ -126,7 +128,7 @@ class ExtentTensor(Tensor):
         """Yield the bytes of each range in order; a range's checksum is checked at its end."""
         step = max(max_bytes // self.spec.dtype.itemsize, 1) * self.spec.dtype.itemsize
         buffer = memoryview(bytearray(min(step, self.nbytes)))
-        for extent in self._extents:
+        for extent in self.extents:
             value = 0
             for at in range(0, extent.length, step):
                 view = buffer[: min(step, extent.length - at)]
@@ -189,18 +191,20 @@ class ElementTensor(Tensor):
     Args:
         spec: dtype and shape.
         load: returns the elements in C order.
+        nbytes: bytes they take where they are stored.
     """
 
-    __slots__ = ("_load",)
+    __slots__ = ("_load", "_nbytes")
 
-    def __init__(self, spec: TensorSpec, load: Callable[[], list[bytes]]) -> None:
+    def __init__(self, spec: TensorSpec, load: Callable[[], list[bytes]], nbytes: int) -> None:
         self.spec = spec
         self._load = load
+        self._nbytes = nbytes
 
     @property
     def nbytes(self) -> int:
-        """Length in bytes of the byte form; reads the elements."""
-        return sum(8 + len(element) for element in self._load())
+        """Bytes the elements take where they are stored."""
+        return self._nbytes
 
     def elements(self) -> list[bytes]:
         """Return the elements in C order."""

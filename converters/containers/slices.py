@@ -40,7 +40,8 @@ def stitch(spec: TensorSpec, parts: Sequence[Part]) -> Tensor:
         joined = tuple(extent for some in extents if some for extent in some)
         return ExtentTensor(spec, joined)
     if spec.dtype.variable:
-        return ElementTensor(spec, lambda: list(_assemble(spec, ordered).ravel()))
+        nbytes = sum(part.tensor.nbytes for part in parts)
+        return ElementTensor(spec, lambda: list(_assemble(spec, ordered).ravel()), nbytes)
     return MemoryTensor(spec, lambda: _assemble(spec, ordered).tobytes())
 
 

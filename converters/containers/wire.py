@@ -39,13 +39,15 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         CorruptFileError: it is longer than 10 bytes, exceeds 64 bits, or runs past the end.
     """
     result = shift = 0
-    for position in range(at, min(at + 10, len(data))):
-        byte = data[position]
+    end = len(data)
+    while at < end and shift < 70:
+        byte = data[at]
+        at += 1
         result |= (byte & 0x7F) << shift
         if byte < 0x80:
             if result >> 64:
-                raise CorruptFileError("varint exceeds 64 bits", where=f"byte {at}")
-            return result, position + 1
+                raise CorruptFileError("varint exceeds 64 bits", where=f"byte {at - 10}")
+            return result, at
         shift += 7
     raise CorruptFileError("varint does not end", where=f"byte {at}")
 

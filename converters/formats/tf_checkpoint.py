@@ -60,7 +60,9 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
     found = find(location.path, step=options.step, latest=options.latest)
     bundle = Bundle.open(found.prefix, verify=options.verify)
     origins, graph_notes = _origins(bundle, readable=options.names == "readable")
-    tensors = {name: bundle.tensors[origin.key] for name, origin in origins.items()}
+    tensors = bundle.tensors
+    if GRAPH_KEY in tensors:
+        tensors = {name: bundle.tensors[origin.key] for name, origin in origins.items()}
     shards = bundle.header.shards
     kind = "object-based" if GRAPH_KEY in bundle.tensors else "name-based"
     return TensorDict(
@@ -83,9 +85,9 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
 
 
 def _origins(bundle: Bundle, *, readable: bool) -> tuple[Mapping[str, Origin], list[Note]]:
-    """Return by name where each tensor comes from; keys are names where no graph names them."""
+    """Return by name where each tensor comes from, for those that a graph names."""
     if GRAPH_KEY not in bundle.tensors:
-        return {key: Origin(key) for key in bundle.tensors}, []
+        return {}, []
     keys = [key for key in bundle.tensors if key != GRAPH_KEY]
     try:
         data = b"".join(bundle.tensors[GRAPH_KEY].elements())
@@ -96,8 +98,8 @@ def _origins(bundle: Bundle, *, readable: bool) -> tuple[Mapping[str, Origin], l
 
 
 def _broken(bundle: Bundle, origins: Mapping[str, Origin]) -> dict[str, ConvertError]:
-    if not bundle.broken:
-        return {}
+    if not bundle.broken or not origins:
+        return bundle.broken
     return {
         name: bundle.broken[origin.key]
         for name, origin in origins.items()

@@ -1,0 +1,214 @@
+"""The command line, parsed by typer: words and flags in, calls of `commands` out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ..converters.registry import ReadOptions
+from .commands import run_convert, run_formats, run_inspect
+from .console import guarded
+from .convert import ConvertOptions
+from .entry import VERBS
+
+__all__ = ["app", "run"]
+
+DEFAULT = "SRC DST"  # no word of a command line equals it
+
+
+class _Group(TyperGroup):
+    """A group whose default command is the conversion."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*VERBS, "--help", "--version", DEFAULT}:
+            args = [DEFAULT, *args]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Convert model weights: TensorFlow checkpoints, safetensors, npz and HDF5.",
+    epilog="`convert SRC DST --help` lists the flags of a conversion.",
+)
+
+
+class Names(StrEnum):
+    """What to call tensors."""
+
+    readable = "readable"
+    key = "key"
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes: `5GB` is 5 * 10^9, `5GiB` is 5 * 2^30."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match or float(match[1]) <= 0:
+        raise typer.BadParameter(f"`{text}` is no size such as 5GB or 512MiB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
+From = Annotated[str | None, typer.Option("--from", "-f", metavar="FORMAT", help="Format of SRC.")]
+NamesOption = Annotated[Names, typer.Option(help="Readable names, or the container's keys.")]
+Step = Annotated[int | None, typer.Option(min=0, help="Take this step of a folder.")]
+Latest = Annotated[bool, typer.Option("--latest", help="Take the highest step of a folder.")]
+NoChecksum = Annotated[bool, typer.Option("--no-checksum", help="Verify no checksums.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every note.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
+
+
+def _read_options(names: Names, no_checksum: bool, step: int | None, latest: bool) -> ReadOptions:
+    return ReadOptions(names.value, not no_checksum, step, latest)
+
+
+@app.command(DEFAULT)
+def convert_command(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="File, folder or prefix.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="File or prefix to write.")],
+    source_format: From = None,
+    target_format: Annotated[
+        str | None, typer.Option("--to", "-t", metavar="FORMAT", help="Format of DST.")
+    ] = None,
+    names: NamesOption = Names.readable,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Keep only these; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Leave these out; repeatable.")
+    ] = None,
+    step: Step = None,
+    latest: Latest = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out tensors whose data is missing.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Any loss is an error.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, write nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read DST back and compare before it appears.")
+    ] = False,
+    fsync: Annotated[bool, typer.Option("--fsync", help="Wait for the disk.")] = False,
+    max_shard_size: Annotated[
+        int | None,
+        typer.Option(parser=parse_size, metavar="SIZE", help="Split data: 5GB, 512MiB."),
+    ] = None,
+    no_checksum: NoChecksum = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Threads; 0 chooses.")] = 0,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Store the account of every tensor.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Convert the weights in SRC to DST, whose ending names the format."""
+    options = ConvertOptions(
+        source_format=source_format,
+        target_format=target_format,
+        read=_read_options(names, no_checksum, step, latest),
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        allow_missing=allow_missing,
+        strict=strict,
+        dry_run=dry_run,
+        overwrite=overwrite,
+        verify=verify,
+        digests=report is not None,
+        fsync=fsync,
+        max_shard_bytes=max_shard_size,
+        jobs=jobs,
+    )
+    _exit(
+        lambda: run_convert(
+            source,
+            target,
+            options,
+            report=report,
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+        ),
+        debug,
+    )
+
+
+@app.command("inspect")
+def inspect_command(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="File, folder or prefix.")],
+    wanted: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Print these tensors' values.")
+    ] = None,
+    source_format: From = None,
+    names: NamesOption = Names.readable,
+    step: Step = None,
+    latest: Latest = False,
+    no_checksum: NoChecksum = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Show what is in SRC: names, roles, dtypes, shapes, bytes."""
+    options = _read_options(names, no_checksum, step, latest)
+    _exit(
+        lambda: run_inspect(
+            source,
+            wanted or (),
+            options,
+            source_format=source_format,
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+        ),
+        debug,
+    )
+
+
+@app.command("formats")
+def formats_command(as_json: Json = False, debug: Debug = False) -> None:
+    """List the formats that are read and written."""
+    _exit(lambda: run_formats(as_json=as_json), debug)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"tensorferry {version('tensorferry')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def _exit(command: Callable[[], None], debug: bool) -> None:
+    raise typer.Exit(guarded(command, debug=debug))
+
+
+def run() -> int:
+    """Parse the command line and run it; return the exit code."""
+    result = app(prog_name="convert", standalone_mode=True)
+    return int(result or 0)

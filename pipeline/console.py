@@ -1,0 +1,157 @@
+"""What a person sees: messages on stderr, a bar on terminals, errors with their exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ..converters.errors import ConvertError, printable
+from ..converters.notes import Kind, Note
+from .convert import Listener
+from .inspect import role_counts
+from .report import Report
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ..converters.output import Plan
+    from ..converters.tensors import TensorDict
+
+__all__ = ["Console", "guarded", "human"]
+
+SHOWN_NOTES = 5
+INTERRUPTED, TERMINATED, BUG = 130, 143, 70  # 128 + signal, as shells count; EX_SOFTWARE
+# A bar that is gone before one has seen it only flickers.
+BAR_FLOOR_BYTES = 64 << 20
+
+
+def human(nbytes: float) -> str:
+    """Return a size in bytes with a decimal unit: `1.34 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if nbytes < 1000 or unit == "TB":
+            break
+        nbytes /= 1000
+    return f"{nbytes:.0f} {unit}" if unit == "bytes" else f"{nbytes:.3g} {unit}"
+
+
+class Console(Listener):
+    """Prints how a conversion goes.
+
+    Args:
+        name: what to call the source.
+        quiet: print only errors.
+        verbose: print every note.
+    """
+
+    def __init__(self, name: str, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._name = printable(name)
+        self._quiet = quiet
+        self._verbose = verbose
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def say(self, text: str) -> None:
+        """Print a message, unless only errors are wanted."""
+        if not self._quiet:
+            print(printable(text), file=sys.stderr)  # noqa: T201
+
+    def opened(self, tensors: TensorDict) -> None:
+        """Say what was recognised."""
+        roles = role_counts(tensors)
+        parts = ", ".join(_counted(count, role) for role, count in roles.items())
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        self.say(f"{self._name}: {tensors.summary}: {parts or 'no tensors'}, {human(total)}")
+        self.notes(tensors.notes)
+
+    def notes(self, notes: Iterable[Note]) -> None:
+        """Print notes, the first few of many."""
+        notes = [note for note in notes if self._verbose or note.kind is not Kind.EXCLUDED]
+        shown = notes if self._verbose else notes[:SHOWN_NOTES]
+        for note in shown:
+            self.say(f"note: {note.kind.value}: {note}")
+        if len(shown) < len(notes):
+            self.say(f"note: {len(notes) - len(shown)} more (-v shows all)")
+
+    def started(self, plan: Plan) -> None:
+        """Show a bar where somebody is looking and it takes long enough."""
+        if self._quiet or plan.size < BAR_FLOOR_BYTES or not sys.stderr.isatty():
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._bar = Progress(*columns, console=Terminal(stderr=True), transient=True)
+        self._task = self._bar.add_task("", total=plan.size)
+        self._bar.start()
+
+    def advanced(self, nbytes: int) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, nbytes)
+
+    def finished(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def closing(self, report: Report) -> None:
+        """Say what became of the tensors."""
+        opened = len(report.source.notes)
+        self.notes(report.notes[opened:])
+        counts = ", ".join(f"{count} {what}" for what, count in report.counts.items() if count)
+        size = human(report.plan.size)
+        if report.dry_run:
+            self.say(
+                f"{report.target}: would hold {counts or 'no tensors'}, {size}; nothing written"
+            )
+            return
+        rate = human(report.plan.size / max(report.seconds, 1e-9))
+        took = f"{report.seconds:.2f} s ({rate}/s)"
+        self.say(f"{report.target}: {counts or 'no tensors'}, {size} in {took}")
+
+
+def _counted(count: int, role: str) -> str:
+    plural = "" if count == 1 or role.endswith("state") else "s"
+    return f"{count} {role}{plural}"
+
+
+def guarded(run: Callable[[], None], *, debug: bool = False) -> int:
+    """Run a command; turn whatever ends it into a message and an exit code.
+
+    With `debug` an error keeps its traceback.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        run()
+        sys.stdout.flush()
+    except ConvertError as error:
+        _fail(str(error), debug)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _fail("interrupted; the target is as it was", debug)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has seen enough; nothing may complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error}\n\nhint: a bug; report it with --debug", debug)
+        return BUG
+    return 0
+
+
+def _fail(text: str, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    first, *rest = text.split("\n")
+    print(f"convert: {printable(first)}", *rest, sep="\n", file=sys.stderr)  # noqa: T201
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(TERMINATED)

@@ -1,0 +1,215 @@
+"""Open, select, plan, write, verify: the one orchestration behind the command line and batches."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..converters.digests import digest_all
+from ..converters.errors import LossError, UsageError
+from ..converters.notes import Kind, Note
+from ..converters.output import Plan, Written, write_plan
+from ..converters.registry import (
+    Format,
+    ReadOptions,
+    WriteOptions,
+    format_for_target,
+    format_named,
+    open_tensors,
+)
+from ..converters.tensors import TensorDict
+from .report import Report
+from .selection import select
+from .verify import verify_copy
+
+__all__ = ["ConvertOptions", "Listener", "convert", "default_jobs"]
+
+
+def default_jobs() -> int:
+    """Return how many threads to use: those this process may run on, at most 4.
+
+    Copying is bound by memory, not by computing; more threads gain nothing.
+    """
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 4)
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What may be chosen about a conversion.
+
+    Attributes:
+        source_format: name of the source's format, where sniffing does not tell.
+        target_format: name of the target's format, where its ending does not tell.
+        read: how to open the source.
+        include: patterns; only tensors that match one are kept.
+        exclude: patterns; tensors that match one are left out.
+        allow_missing: leave out tensors whose data is not there instead of stopping.
+        strict: any loss is an error.
+        dry_run: plan and report, write nothing.
+        overwrite: existing files may be replaced.
+        verify: read the output back and compare every tensor, before it gets its name.
+        digests: compute the digest of every tensor.
+        fsync: wait until the disk has everything.
+        max_shard_bytes: a data file is at most this long, where the format can be split.
+        jobs: number of threads.
+    """
+
+    source_format: str | None = None
+    target_format: str | None = None
+    read: ReadOptions = field(default_factory=ReadOptions)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    allow_missing: bool = False
+    strict: bool = False
+    dry_run: bool = False
+    overwrite: bool = False
+    verify: bool = False
+    digests: bool = False
+    fsync: bool = False
+    max_shard_bytes: int | None = None
+    jobs: int = 0
+
+    @property
+    def threads(self) -> int:
+        """Number of threads, the default where none was given."""
+        return self.jobs or default_jobs()
+
+
+class Listener:
+    """Hears how a conversion goes on; does nothing by itself."""
+
+    def opened(self, tensors: TensorDict) -> None:
+        """The source was recognised and its index read."""
+
+    def started(self, plan: Plan) -> None:
+        """Writing begins."""
+
+    def advanced(self, nbytes: int) -> None:
+        """So many bytes were written since the last call; called from several threads."""
+
+    def finished(self) -> None:
+        """Writing has ended, one way or the other."""
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    options: ConvertOptions | None = None,
+    listener: Listener | None = None,
+) -> Report:
+    """Convert a model's weights from one container to another.
+
+    Args:
+        source: a file, a folder or a checkpoint prefix.
+        target: the file, or the checkpoint prefix, to write.
+        options: what to choose differently.
+        listener: hears how it goes on.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        ConvertError: see `converters/errors.py`; the target is then as it was.
+    """
+    options, listener = options or ConvertOptions(), listener or Listener()
+    path = Path(target)
+    writer = _writer(path, options)
+    began = time.perf_counter()
+    with open_tensors(source, options.read, format=options.source_format) as opened:
+        listener.opened(opened)
+        kept = _without_missing(select(opened, options.include, options.exclude), options)
+        plan = _plan(writer, kept, path, options)
+        written = Written()
+        if not options.dry_run:
+            written = _write(plan, kept, path, options, listener)
+        seconds = time.perf_counter() - began
+        return Report(path, opened, kept, plan, written.digests, options.dry_run, seconds)
+
+
+def _writer(path: Path, options: ConvertOptions) -> Format:
+    """Return the format to write, and refuse what it cannot do before anything is read."""
+    if path.is_dir():
+        raise UsageError(
+            "is a folder", path=path, hint=f"name the file to write, such as {path / 'model'}…"
+        )
+    if not options.target_format:
+        writer = format_for_target(path)
+    else:
+        writer = format_named(options.target_format)
+    if writer.plan is None:
+        raise UsageError(f"{writer.title} is only read, not written", path=path)
+    if options.max_shard_bytes and not writer.shards:
+        raise UsageError(f"{writer.title} is not split into shards here", path=path)
+    return writer
+
+
+def _without_missing(tensors: TensorDict, options: ConvertOptions) -> TensorDict:
+    if not tensors.broken:
+        return tensors
+    if not options.allow_missing:
+        raise next(iter(tensors.broken.values()))
+    notes = [Note(Kind.DROPPED, error.what, name) for name, error in tensors.broken.items()]
+    return tensors.select((name for name in tensors if name not in tensors.broken), *notes)
+
+
+def _plan(writer: Format, tensors: TensorDict, path: Path, options: ConvertOptions) -> Plan:
+    if writer.plan is None:
+        raise UsageError(f"{writer.title} is only read, not written", path=path)
+    layout = WriteOptions(options.max_shard_bytes, options.overwrite)
+    plan = writer.plan(tensors, path, layout)
+    losses = [note for note in (*tensors.notes, *plan.notes) if note.kind.lossy]
+    if options.strict and losses:
+        more = f", and {len(losses) - 1} more" if len(losses) > 1 else ""
+        raise LossError(
+            f"would be lost: {losses[0]}{more}", path=path, hint="leave --strict out to accept it"
+        )
+    return plan
+
+
+def _write(
+    plan: Plan, tensors: TensorDict, path: Path, options: ConvertOptions, listener: Listener
+) -> Written:
+    wants_digests = options.digests or options.verify
+
+    def check(folder: Path, written: Written) -> None:
+        if wants_digests:
+            written.digests = _source_digests(written.digests, plan, tensors, options.threads)
+        if options.verify:
+            copy = folder / path.name
+            verify_copy(copy, plan.format, written.digests, options.threads, listener.advanced)
+
+    listener.started(plan)
+    try:
+        return write_plan(
+            plan,
+            overwrite=options.overwrite,
+            fsync=options.fsync,
+            digests=wants_digests,
+            jobs=options.threads,
+            advance=listener.advanced,
+            before_commit=check,
+        )
+    finally:
+        listener.finished()
+
+
+def _source_digests(
+    streamed: Mapping[str, str], plan: Plan, tensors: TensorDict, jobs: int
+) -> dict[str, str]:
+    """Return the digest of every source tensor.
+
+    Those whose own bytes were streamed are known; of those that were encoded on the way the
+    source is read once more.
+    """
+    verbatim = {
+        name
+        for file in plan.files
+        for name, tensor, _ in file.placements
+        if tensor is tensors[name]
+    }
+    digests = {name: value for name, value in streamed.items() if name in verbatim}
+    digests |= digest_all(tensors, (name for name in tensors if name not in verbatim), jobs)
+    return {name: digests[name] for name in tensors}
