@@ -8,7 +8,6 @@ and keeps the exact name in its own record; two names are never merged.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from pathlib import Path
 
 from .errors import TargetError
