@@ -71,5 +71,7 @@ def assign(
 
 def near(name: str, names: Iterable[str]) -> str | None:
     """Return a hint that lists the closest names, or None."""
+    from difflib import get_close_matches  # only on the way to an error
+
     close = get_close_matches(name, list(names)[:20_000], n=3, cutoff=0.5)
     return f"did you mean {' or '.join(f'`{match}`' for match in close)}?" if close else None

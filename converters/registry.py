@@ -223,9 +223,7 @@ def _not_recognised(location: Location) -> NotRecognisedError:
     path = location.path
     if not path.exists():
         beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        return NotRecognisedError(
-            "does not exist", path=path, hint=near(path.name, beside) or "check the path"
-        )
+        return NotRecognisedError("does not exist", path=path, hint=near(path.name, beside))
     foreign = name_foreign(location)
     if foreign:
         what, hint = foreign

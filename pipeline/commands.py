@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..converters.errors import UsageError
+from ..converters.errors import UsageError, printable
 from ..converters.registry import ReadOptions, all_formats, open_tensors
 from ..converters.staging import Staging, target_error
 from .console import Console
@@ -32,6 +32,8 @@ def run_convert(
     console = Console(source, quiet=quiet, verbose=verbose)
     done = convert(source, target, options, console)
     console.closing(done)
+    if options.dry_run and not as_json:
+        _print_lines(f"{printable(str(file.path))}  {file.size:,}" for file in done.plan.files)
     if report:
         _store(report, done.json())
     if as_json:

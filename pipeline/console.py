@@ -72,7 +72,8 @@ class Console(Listener):
         notes = [note for note in notes if self._verbose or note.kind is not Kind.EXCLUDED]
         shown = notes if self._verbose else notes[:SHOWN_NOTES]
         for note in shown:
-            self.say(f"note: {note.kind.value}: {note}")
+            plain = note.kind in (Kind.SOURCE, Kind.TARGET)
+            self.say(f"note: {note}" if plain else f"note: {note.kind.value}: {note}")
         if len(shown) < len(notes):
             self.say(f"note: {len(notes) - len(shown)} more (-v shows all)")
 

@@ -84,7 +84,9 @@ def looks_like_checkpoint(path: Path) -> bool:
         return bool(_prefixes(path) or _state_files(path) or _leftovers(path))
     if index_path(path).is_file() or is_state_file(path):
         return True
-    return bundle_prefix(path) is not None or bool(_LEFTOVER.search(path.name))
+    if bundle_prefix(path) or _LEFTOVER.search(path.name):
+        return True
+    return not path.exists() and bool(_members(path))
 
 
 # The state file
@@ -215,6 +217,15 @@ def _prefixes(folder: Path) -> list[Path]:
     names = [path.name[: -len(".index")] for path in folder.glob("*.index") if path.is_file()]
     prefixes = [folder / name for name in names if name]
     return sorted(prefixes, key=lambda prefix: (_step(prefix) or -1, prefix.name))
+
+
+def _members(prefix: Path) -> list[Path]:
+    """Return the files of a prefix, whether or not they make a checkpoint."""
+    if not prefix.parent.is_dir():
+        return []
+    start = f"{prefix.name}."
+    others = (path for path in prefix.parent.iterdir() if path.name.startswith(start))
+    return [path for path in others if bundle_prefix(path) == prefix]
 
 
 def _state_files(folder: Path) -> list[Path]:
