@@ -93,7 +93,7 @@ class Record:
 
     def _typed(self, name: str, tensor: Tensor) -> Tensor:
         dtype = self.dtypes.get(name)
-        if dtype is None or name in self.elements:
+        if dtype in (None, tensor.spec.dtype) or name in self.elements:
             return tensor
         if dtype.carrier != tensor.spec.dtype.label:
             raise CorruptFileError(
@@ -162,4 +162,7 @@ def _unpack(packed: Mapping[str, Any]) -> Tensor:
         elements = [b64decode(element, validate=True) for element in packed["base64"]]
     if len(elements) != prod(shape):
         raise ValueError(f"{len(elements)} elements do not make {shape}")
-    return ElementTensor(TensorSpec(dtype, shape), lambda: elements, sum(map(len, elements)))
+    spec = TensorSpec(dtype, shape)
+    if not spec.addressable:
+        raise ValueError(f"no array has the shape {shape}")
+    return ElementTensor(spec, lambda: elements, sum(map(len, elements)))
