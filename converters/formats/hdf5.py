@@ -1,0 +1,320 @@
+r"""HDF5: groups and datasets, one dataset a tensor, at the path that is its name.
+
+    signature  "\x89HDF\r\n\x1a\n" at byte 0, 512, 1024, 2048, …  (before it: a user block)
+    metadata   superblock, groups, one header a dataset: type, shape, where its bytes are
+    data       contiguous datasets in one piece each
+
+Specified by the HDF5 File Format Specification 3.0 (HDF5 1.14.6). How types are described:
+`containers/hdf5_types.py`; how strings are held: `containers/hdf5_strings.py`; what is refused:
+`containers/hdf5_guard.py`.
+
+A slash in a name makes a group. What is no path is escaped: a component that is empty becomes
+`%`; `%`, NUL and bytes that are not UTF-8 become `%XX`, as does the dot of a component `.` or
+`.data`; the slashes beyond the 60th become `%2F`. A tensor whose name is also a group (`w` beside
+`w/Adam`) is stored as `w/.data`. Wherever path and name differ, the dataset has the exact name in
+the attribute `tensorferry_name`.
+
+Attributes that are ours, all of fixed length: `tensorferry_name`; `dtype`, the true type where
+HDF5 cannot say it; `tensorferry_shape`, where the dataset is flat (packed strings and variants,
+more than 32 dimensions).
+
+Read are all datasets by path, also those of Keras files, which hold bfloat16 as opaque bytes with
+our attribute `dtype`. Not read: other attributes, strings of variable length in chunks.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from math import prod
+from pathlib import Path
+
+from ..containers import hdf5_attributes as attributes
+from ..containers import hdf5_strings as strings
+from ..containers.hdf5_attributes import Attribute
+from ..containers.hdf5_guard import MAX_DEPTH, Found, opened, translated, walk
+from ..containers.hdf5_skeleton import Member, Skeleton, build
+from ..containers.hdf5_slices import SliceTensor
+from ..containers.hdf5_types import Element, describes, recognise
+from ..dtypes import DType
+from ..errors import CorruptFileError, NotRecognisedError, TargetError
+from ..names import assign, decode, encode, escape
+from ..notes import Kind, Note
+from ..output import Literal, Placement, Plan, PlannedFile
+from ..registry import Format, Location, ReadOptions, WriteOptions
+from ..sources import Extent, FileSource
+from ..tensors import (
+    ChunkTensor,
+    ElementTensor,
+    ExtentTensor,
+    Origin,
+    Tensor,
+    TensorDict,
+    TensorSpec,
+)
+
+__all__ = ["FORMAT"]
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+NAME = "tensorferry_name"
+SHAPE = "tensorferry_shape"
+DTYPE = "dtype"
+SELF = ".data"
+MAX_RANK = 32  # H5S_MAX_RANK
+
+
+# Reading
+
+
+def _sniff(location: Location) -> bool:
+    return any(location.head.startswith(SIGNATURE, at) for at in (0, 512, 1024, 2048))
+
+
+def _open(location: Location, options: ReadOptions) -> TensorDict:
+    path = location.path
+    if not location.is_file:
+        raise NotRecognisedError("is not a file", path=path)
+    source = FileSource(path)
+    tensors: dict[str, Tensor] = {}
+    origins: dict[str, Origin] = {}
+    notes: list[Note] = []
+    with opened(path) as file:
+        base = file.id.get_create_plist().get_userblock()
+        for found in walk(file, path, source.size):
+            with translated(path, f"dataset `{found.path}`"):
+                name = _exact_name(found) if options.names == "readable" else found.path
+                if name in tensors:
+                    raise CorruptFileError(f"a second tensor with the name `{name}`")
+                if found.shape is None:
+                    text = f"dataset `{found.path}` holds nothing, not even a shape: left out"
+                    notes.append(Note(Kind.SOURCE, text))
+                    continue
+                tensors[name] = _tensor(found, found.shape, source, base)
+                origins[name] = Origin(found.path)
+    return TensorDict(
+        format=FORMAT.name,
+        summary=f"{FORMAT.title} file",
+        tensors=tensors,
+        origins=origins,
+        notes=tuple(notes),
+        sources=(source,),
+    )
+
+
+def _exact_name(found: Found) -> str:
+    exact = attributes.text(found.dataset, NAME)
+    return found.path if exact is None else decode(exact)
+
+
+def _tensor(found: Found, dims: tuple[int, ...], source: FileSource, base: int) -> Tensor:
+    """Return the tensor of a dataset; `dims` is its own shape, `base` the user block's length."""
+    element = recognise(found.kind)
+    if element.dtype is DType.STRING:
+        return _strings(found, TensorSpec(DType.STRING, dims), element, source, base)
+    dtype = _dtype(found, element)
+    shape = attributes.numbers(found.dataset, SHAPE)
+    if dtype.variable:
+        return _packed(found, TensorSpec(dtype, shape or ()), prod(dims), source)
+    spec = TensorSpec(dtype, dims if shape is None else shape)
+    if spec.size != prod(dims) or any(dim < 0 for dim in spec.shape):
+        expected = f"{prod(dims)} elements"
+        raise CorruptFileError(f"attribute `{SHAPE}`", expected=expected, got=shape)
+    raw = _raw(found, spec, source)
+    if element.big_endian and dtype.swap_unit > 1:
+        return ChunkTensor(spec, raw, partial(_swap, dtype.swap_unit))
+    return raw
+
+
+def _raw(found: Found, spec: TensorSpec, source: FileSource) -> Tensor:
+    """Return the bytes of a dataset as they are in the file."""
+    if found.place is not None:
+        return ExtentTensor(spec, (Extent(source, found.place, spec.nbytes),))
+    if not spec.nbytes:
+        return ExtentTensor(spec, ())
+    return SliceTensor(spec, source.path, found.path)
+
+
+def _dtype(found: Found, element: Element) -> DType:
+    """Return the type that the attribute `dtype` names, if the dataset can be that."""
+    opaque = element.dtype is None
+    label = attributes.text(found.dataset, DTYPE, variable=opaque)  # Keras writes it so
+    named = None if label is None else DType.named(decode(label.rstrip(b"\0")))
+    if element.dtype is None:
+        if named is None or named.native or named.itemsize != element.width:
+            raise CorruptFileError(
+                "a type that is not read: opaque",
+                expected=f"an attribute `{DTYPE}` that names a type of {element.width} bytes",
+                got="none" if label is None else repr(decode(label)),
+            )
+        return named
+    if named is None or named.native:  # an attribute of somebody else's
+        return element.dtype
+    if named.variable:
+        packed = element.dtype is DType.UINT8 and attributes.has(found.dataset, SHAPE)
+        return named if packed else element.dtype
+    return named if named.carrier == element.dtype.label else element.dtype
+
+
+def _strings(
+    found: Found, spec: TensorSpec, element: Element, source: FileSource, base: int
+) -> Tensor:
+    if element.variable and found.place is None and spec.size:
+        raise CorruptFileError(
+            "strings of variable length that are chunked or compact are not read",
+            hint="write the file anew with contiguous strings, or without this dataset",
+        )
+    raw = _raw(found, TensorSpec(DType.UINT8, (spec.size * element.width,)), source)
+    if element.variable:
+        load = partial(strings.from_heap, raw, source, base)
+    else:
+        load = partial(strings.fixed, raw, element.width, element.padding)
+    return ElementTensor(spec, partial(_load, found.path, source, load), raw.nbytes)
+
+
+def _packed(found: Found, spec: TensorSpec, length: int, source: FileSource) -> Tensor:
+    raw = _raw(found, TensorSpec(DType.UINT8, (length,)), source)
+    load = partial(strings.unpack, raw, spec.size)
+    return ElementTensor(spec, partial(_load, found.path, source, load), raw.nbytes)
+
+
+def _load(key: str, source: FileSource, load: Callable[[], list[bytes]]) -> list[bytes]:
+    with translated(source.path, f"dataset `{key}`"):
+        return load()
+
+
+def _swap(unit: int, chunk: memoryview) -> bytes:
+    values = array({2: "H", 4: "I", 8: "Q"}[unit], bytes(chunk))
+    values.byteswap()
+    return values.tobytes()
+
+
+# Writing
+
+
+def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
+    names = assign(tensors, _paths(tensors).__getitem__, target)
+    # In the order in which they will be read, so that a file written anew is the same file.
+    names = dict(sorted(names.items(), key=lambda item: encode(item[1]).split(b"/")))
+    notes: list[Note] = []
+    members: list[Member] = []
+    payloads: dict[str, bytes] = {}
+    for name, stored in names.items():
+        tensor = tensors[name]
+        if stored != name:
+            notes.append(Note(Kind.RENAMED, f"stored as `{stored}`", name))
+        if tensor.spec.dtype.variable:
+            member, payload = _string_member(stored, tensor)
+            if payload is not None:
+                payloads[name] = payload
+        else:
+            member = _member(stored, tensor.spec)
+        if DTYPE in member.attributes:
+            text = f"{tensor.spec.dtype}: kept as {member.dtype} with an attribute"
+            notes.append(Note(Kind.ENCODED, text, name))
+        if stored != name:
+            member = member._replace(attributes={**member.attributes, NAME: encode(name)})
+        members.append(member)
+    skeleton = _build(members, target)
+    tensors = tensors.select(names)
+    file = _file(target, skeleton, tensors, payloads)
+    changed = {name: stored for name, stored in names.items() if name != stored}
+    return Plan(FORMAT.name, (file,), changed, tuple(notes))
+
+
+def _member(path: str, spec: TensorSpec) -> Member:
+    extra: dict[str, Attribute] = {}
+    dtype, shape = spec.dtype, spec.shape
+    if not describes(dtype):
+        extra[DTYPE] = dtype.label.encode("ascii")
+        dtype = DType.named(dtype.carrier) or dtype
+    if len(shape) > MAX_RANK:
+        extra[SHAPE] = shape
+        shape = (spec.size,)
+    return Member(path, dtype, shape, extra)
+
+
+def _string_member(path: str, tensor: Tensor) -> tuple[Member, bytes | None]:
+    """Return the dataset of a string or variant tensor, and its bytes where they are packed."""
+    dtype, shape, elements = tensor.spec.dtype, tensor.spec.shape, tensor.elements()
+    fits = dtype is DType.STRING and len(shape) <= MAX_RANK
+    if fits and all(map(strings.is_text, elements)):
+        return Member(path, dtype, shape, {}, elements), None
+    payload = strings.pack(elements)
+    extra: dict[str, Attribute] = {DTYPE: dtype.label.encode("ascii"), SHAPE: shape}
+    return Member(path, DType.UINT8, (len(payload),), extra), payload
+
+
+def _build(members: Iterable[Member], target: Path) -> Skeleton:
+    try:
+        return build(members)
+    except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise TargetError(
+            f"HDF5 cannot hold these tensors: {error}", path=target, hint="choose .safetensors"
+        ) from error
+
+
+def _file(
+    target: Path, skeleton: Skeleton, tensors: TensorDict, payloads: Mapping[str, bytes]
+) -> PlannedFile:
+    """Return the file: tensors at their offsets, and everything between them."""
+    literals: list[Literal] = []
+    placements: list[Placement] = []
+    for (name, tensor), offset in zip(tensors.items(), skeleton.offsets, strict=True):
+        if name in payloads:
+            literals.append((offset or 0, payloads[name]))
+        elif not tensor.spec.dtype.variable:
+            placements.append(Placement(name, tensor, offset or 0))  # 0: it has no bytes
+    placements.sort(key=lambda placement: placement.offset)
+    places = [(offset, len(data)) for offset, data in literals]
+    places += [(placement.offset, placement.tensor.nbytes) for placement in placements]
+    literals += skeleton.gaps(places)
+    return PlannedFile(target, skeleton.size, tuple(literals), tuple(placements))
+
+
+# Names
+
+_ESCAPED = re.compile("[%\0\udc80-\udcff]")
+_MAX_PARTS = MAX_DEPTH - 4  # our own guard lets through what we write
+
+
+def _paths(names: Iterable[str]) -> dict[str, str]:
+    """Return a path for each name; different names get different paths."""
+    paths = {name: _path(name) for name in names}
+    groups: set[str] = set()
+    for path in paths.values():
+        at = path.rfind("/")
+        while at >= 0 and path[:at] not in groups:
+            groups.add(path[:at])
+            at = path.rfind("/", 0, at)
+    return {name: f"{path}/{SELF}" if path in groups else path for name, path in paths.items()}
+
+
+def _path(name: str) -> str:
+    parts = name.split("/")
+    kept = [_component(part) for part in parts[:_MAX_PARTS]]
+    rest = [_component(part) for part in parts[_MAX_PARTS:]]
+    return "%2F".join(["/".join(kept), *rest])
+
+
+def _component(part: str) -> str:
+    """Return a component that HDF5 can hold; different ones for different parts.
+
+    Every `%` that stands for itself is escaped, so none that is not stands for itself.
+    """
+    if not part:
+        return "%"
+    if part in (".", SELF):
+        return f"%2E{part[1:]}"
+    return escape(part, "%\0") if _ESCAPED.search(part) else part
+
+
+FORMAT = Format(
+    name="hdf5",
+    title="HDF5",
+    extensions=(".h5", ".hdf5"),
+    sniff=_sniff,
+    open=_open,
+    plan=_plan,
+)
