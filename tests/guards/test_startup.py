@@ -1,0 +1,59 @@
+"""Nothing heavy is imported until it is needed, and TensorFlow never."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorferry.converters.registry import all_formats
+
+JUDGES = {"tensorflow", "tf_keras", "keras"}
+HEAVY = JUDGES | {"h5py", "numpy", "ml_dtypes", "typer", "click", "rich"}
+
+PROGRAM = """
+import sys
+from tensorferry.pipeline.entry import main
+try:
+    sys.exit(main() if len(sys.argv) > 1 else 0)
+finally:
+    print("\\n" + " ".join(name for name in sys.modules if "." not in name))
+"""
+
+
+def imported(folder: Path, *words: str) -> set[str]:
+    """Return the top-level modules that a command line imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_starting_imports_nothing_heavy(tmp_path: Path) -> None:
+    assert not imported(tmp_path) & HEAVY
+
+
+def test_a_conversion_to_safetensors_imports_nothing_heavy(tmp_path: Path, samples: Path) -> None:
+    source = samples / "tf_keras_object" / "ckpt-1"
+    assert not imported(tmp_path, str(source), "model.safetensors") & HEAVY
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("ending", [each.extensions[0] for each in all_formats() if each.plan])
+def test_no_conversion_imports_tensorflow(tmp_path: Path, samples: Path, ending: str) -> None:
+    source = samples / "tf1_adam_ema"
+    there = imported(tmp_path, str(source), f"model{ending}", "--verify")
+    back = imported(tmp_path, f"model{ending}", "back.ckpt", "--verify")
+    assert not (there | back) & JUDGES
+
+
+def test_inspecting_imports_no_tensorflow(tmp_path: Path, samples: Path) -> None:
+    source = str(samples / "all_dtypes" / "bundle")
+    assert not imported(tmp_path, "inspect", source) & JUDGES
+    assert not imported(tmp_path, "inspect", source, "dtype/bfloat16") & JUDGES
