@@ -24,6 +24,7 @@ __all__ = [
     "UnsafeFileError",
     "UsageError",
     "VerificationError",
+    "printable",
 ]
 
 

@@ -53,7 +53,9 @@ def name_foreign(location: Location) -> tuple[str, str | None] | None:
 def _folder(location: Location) -> tuple[str, str | None] | None:
     if any((location.path / f"saved_model.{end}").exists() for end in ("pb", "pbtxt")):
         weights = location.path / "variables" / "variables"
-        return "a SavedModel, which is not read as such yet", f"its weights are in {weights}"
+        found = weights.with_name("variables.index").is_file()
+        hint = f"its weights are in {weights}" if found else None
+        return "a SavedModel, which is not read as such yet", hint
     return None
 
 

@@ -23,7 +23,7 @@ from .dtypes import DType
 from .errors import CorruptFileError
 from .tensors import ElementTensor, Origin, Tensor, TensorSpec, retyped
 
-__all__ = ["Record"]
+__all__ = ["RECORD_BYTES", "Record"]
 
 VERSION = 1
 RECORD_BYTES = 64 << 20  # a record of millions of names; more is an attack
@@ -154,7 +154,7 @@ def _pack(tensor: Tensor) -> dict[str, Any]:
 
 def _unpack(packed: Mapping[str, Any]) -> Tensor:
     dtype, shape = _dtype(packed["dtype"]), tuple(packed["shape"])
-    if not dtype.variable or any(not isinstance(dim, int) or dim < 0 for dim in shape):
+    if not dtype.variable or any(type(dim) is not int or dim < 0 for dim in shape):
         raise ValueError(f"{dtype} {shape} is no string tensor")
     if "text" in packed:
         elements = [element.encode("utf-8") for element in packed["text"]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
@@ -103,7 +103,7 @@ class Format:
         plan: plans writing tensors to a path, or None where the format is only read. Touches
             no disk beyond looking at what is there.
         shards: whether `max_shard_bytes` is understood.
-        holds: what becomes of the types that not every container has, for the docs.
+        metadata: whether texts about the whole model are kept (`TensorDict.metadata`).
     """
 
     name: str
@@ -113,7 +113,7 @@ class Format:
     open: Callable[[Location, ReadOptions], TensorDict]
     plan: Callable[[TensorDict, Path, WriteOptions], Plan] | None = None
     shards: bool = False
-    holds: dict[str, str] = field(default_factory=dict)
+    metadata: bool = False
 
 
 @cache

@@ -112,7 +112,7 @@ class Extent(NamedTuple):
     """A byte range of a source; offset and length in bytes.
 
     A named tuple and not a dataclass: a checkpoint may have 100,000 of them, and a frozen
-    dataclass takes four times as long to make.
+    dataclass takes more than twice as long to make.
     """
 
     source: Source

@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +45,7 @@ class Staging:
         self._overwrite = overwrite
         self._fsync = fsync
         self._open: list[int] = []
+        self._keep = False
         for final in self._finals:
             self._check(final)
 
@@ -63,7 +64,8 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         self._close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not self._keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def create(self, index: int, size: int) -> int:
         """Create the `index`th output in the temporary folder; return its descriptor.
@@ -104,10 +106,7 @@ class Staging:
                 (self.folder / final.name).rename(final)
                 done.append(final)
         except BaseException as error:
-            for final in done:
-                final.unlink()
-            for final, kept in aside.items():
-                kept.rename(final)
+            self._put_back(done, aside)
             if isinstance(error, OSError):
                 raise target_error(
                     self._finals[min(len(done), len(self._finals) - 1)], error
@@ -121,11 +120,26 @@ class Staging:
 
         Backwards, so that whoever looks in between finds no set that seems valid.
         """
+        # A folder of its own, since an output may have any name.
+        old = Path(tempfile.mkdtemp(dir=self.folder))
         for number, final in enumerate(reversed(self._finals)):
             if final.exists():
-                kept = self.folder / f"{number}.old"
+                kept = old / str(number)
                 final.rename(kept)
                 aside[final] = kept
+
+    def _put_back(self, done: Iterable[Path], aside: Mapping[Path, Path]) -> None:
+        """Undo what was done; where that fails too, what was there stays in the folder."""
+        try:
+            for final in done:
+                final.unlink()
+            for final, kept in aside.items():
+                kept.rename(final)
+        except OSError as error:
+            self._keep = True
+            failure = target_error(self._finals[0], error)
+            failure.hint = f"what was there before is kept in {self.folder}"
+            raise failure from error
 
     def _check(self, final: Path) -> None:
         if not final.parent.is_dir():

@@ -35,6 +35,7 @@ __all__ = [
     "Tensor",
     "TensorDict",
     "TensorSpec",
+    "check_extent",
     "retyped",
 ]
 
@@ -57,6 +58,14 @@ class TensorSpec:
     def nbytes(self) -> int:
         """Bytes of the values; 0 for elements of variable length, whose size is not in a spec."""
         return self.size * self.dtype.itemsize
+
+    @property
+    def addressable(self) -> bool:
+        """Whether such a tensor can be: below 2^63 bytes, even with dimensions of 0 left out.
+
+        numpy and TensorFlow take no others, and a file that holds one is no honest one.
+        """
+        return prod(filter(None, self.shape)) * max(self.dtype.itemsize, 1) < 1 << 63
 
 
 class Tensor(ABC):
@@ -95,19 +104,30 @@ class Tensor(ABC):
         raise TypeError(f"{self.spec.dtype} has no variable elements")
 
     def read(self) -> np.ndarray:
-        """Return the whole tensor as an array of its own; strings as an array of `bytes`."""
+        """Return the whole tensor as an array of its own; strings as an array of `bytes`.
+
+        Raises:
+            ConvertError: it cannot be read, or has more dimensions than numpy can count.
+        """
         import numpy as np
 
         if self.spec.dtype.variable:
             array = np.empty(self.spec.size, dtype=object)
             array[:] = self.elements()
-            return array.reshape(self.spec.shape)
+            return _shaped(array, self.spec.shape)
         raw = bytearray(self.nbytes)
         at = 0
         for chunk in self.chunks():
             raw[at : at + len(chunk)] = chunk
             at += len(chunk)
-        return np.frombuffer(raw, self.spec.dtype.numpy()).reshape(self.spec.shape)
+        return _shaped(np.frombuffer(raw, self.spec.dtype.numpy()), self.spec.shape)
+
+
+def _shaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return array.reshape(shape)
+    except ValueError as error:  # more dimensions than numpy has
+        raise ConvertError(f"no array can have this shape: {error}", got=shape) from error
 
 
 class ExtentTensor(Tensor):
@@ -283,6 +303,7 @@ class TensorDict(Mapping[str, Tensor]):
         origins: by name, where it differs from `Origin(key=name)`.
         notes: what was unusual about the source.
         broken: tensors that are listed but cannot be read, and why.
+        metadata: texts by name about the whole model, which the container keeps for its users.
         details: further facts for `inspect`.
         sources: what to close.
     """
@@ -293,6 +314,7 @@ class TensorDict(Mapping[str, Tensor]):
     origins: Mapping[str, Origin] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     broken: Mapping[str, ConvertError] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, object] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
 

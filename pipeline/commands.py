@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from ..converters.errors import UsageError, printable
 from ..converters.registry import ReadOptions, all_formats, open_tensors
-from ..converters.staging import Staging, target_error
 from .console import Console
 from .convert import ConvertOptions, convert
 from .inspect import inventory, table, values
@@ -23,34 +21,18 @@ def run_convert(
     target: str,
     options: ConvertOptions,
     *,
-    report: Path | None = None,
     as_json: bool = False,
     quiet: bool = False,
     verbose: bool = False,
 ) -> None:
-    """Convert, and print or store the account of it."""
+    """Convert, and print the account of it."""
     console = Console(source, quiet=quiet, verbose=verbose)
     done = convert(source, target, options, console)
     console.closing(done)
     if options.dry_run and not as_json:
         _print_lines(f"{printable(str(file.path))}  {file.size:,}" for file in done.plan.files)
-    if report:
-        _store(report, done.json())
     if as_json:
         _print_json(done.json())
-
-
-def _store(path: Path, content: dict[str, Any]) -> None:
-    """Write a report; it is ours to replace."""
-    text = json.dumps(content, indent=1).encode("ascii") + b"\n"
-    with Staging([path], overwrite=True, fsync=False) as staging:
-        descriptor = staging.create(0, len(text))
-        try:
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(text)
-        except OSError as error:
-            raise target_error(path, error) from error
-        staging.commit()
 
 
 def run_inspect(

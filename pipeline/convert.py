@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..converters.digests import digest_all
@@ -20,6 +22,7 @@ from ..converters.registry import (
     format_named,
     open_tensors,
 )
+from ..converters.staging import Staging, target_error
 from ..converters.tensors import TensorDict
 from .report import Report
 from .selection import select
@@ -52,6 +55,8 @@ class ConvertOptions:
         overwrite: existing files may be replaced.
         verify: read the output back and compare every tensor, before it gets its name.
         digests: compute the digest of every tensor.
+        report: store the account of every tensor there, digests included; a file that is there
+            is replaced.
         fsync: wait until the disk has everything.
         max_shard_bytes: a data file is at most this long, where the format can be split.
         jobs: number of threads.
@@ -68,6 +73,7 @@ class ConvertOptions:
     overwrite: bool = False
     verify: bool = False
     digests: bool = False
+    report: Path | None = None
     fsync: bool = False
     max_shard_bytes: int | None = None
     jobs: int = 0
@@ -122,11 +128,14 @@ def convert(
         listener.opened(opened)
         kept = _without_missing(select(opened, options.include, options.exclude), options)
         plan = _plan(writer, kept, path, options)
-        written = Written()
-        if not options.dry_run:
-            written = _write(plan, kept, path, options, listener)
-        seconds = time.perf_counter() - began
-        return Report(path, opened, kept, plan, written.digests, options.dry_run, seconds)
+        with _report_file(plan, options) as store:
+            written = Written()
+            if not options.dry_run:
+                written = _write(plan, kept, path, options, listener)
+            seconds = time.perf_counter() - began
+            done = Report(path, opened, kept, plan, written.digests, options.dry_run, seconds)
+            store(done)
+    return done
 
 
 def _writer(path: Path, options: ConvertOptions) -> Format:
@@ -160,6 +169,9 @@ def _plan(writer: Format, tensors: TensorDict, path: Path, options: ConvertOptio
         raise UsageError(f"{writer.title} is only read, not written", path=path)
     layout = WriteOptions(options.max_shard_bytes, options.overwrite)
     plan = writer.plan(tensors, path, layout)
+    if tensors.metadata and not writer.metadata:
+        text = f"{writer.title} does not keep the texts {', '.join(sorted(tensors.metadata))}"
+        plan = replace(plan, notes=(*plan.notes, Note(Kind.METADATA_LOST, text)))
     losses = [note for note in (*tensors.notes, *plan.notes) if note.kind.lossy]
     if options.strict and losses:
         more = f", and {len(losses) - 1} more" if len(losses) > 1 else ""
@@ -169,10 +181,32 @@ def _plan(writer: Format, tensors: TensorDict, path: Path, options: ConvertOptio
     return plan
 
 
+@contextmanager
+def _report_file(plan: Plan, options: ConvertOptions) -> Iterator[Callable[[Report], None]]:
+    """Make ready for the report, so that a bad place for it shows before anything is written."""
+    path = options.report
+    if path is None:
+        yield lambda report: None  # noqa: ARG005
+        return
+    if path.resolve() in (file.path.resolve() for file in plan.files):
+        raise UsageError("the report would replace the target", path=path)
+    with Staging([path], overwrite=True, fsync=False) as staging:
+
+        def store(report: Report) -> None:
+            text = json.dumps(report.json(), indent=1) + "\n"
+            try:
+                (staging.folder / path.name).write_text(text, encoding="ascii")
+            except OSError as error:
+                raise target_error(path, error) from error
+            staging.commit()
+
+        yield store
+
+
 def _write(
     plan: Plan, tensors: TensorDict, path: Path, options: ConvertOptions, listener: Listener
 ) -> Written:
-    wants_digests = options.digests or options.verify
+    wants_digests = options.digests or options.verify or options.report is not None
 
     def check(folder: Path, written: Written) -> None:
         if wants_digests:

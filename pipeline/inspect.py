@@ -27,6 +27,7 @@ def inventory(tensors: TensorDict) -> dict[str, Any]:
         "format": tensors.format,
         "summary": tensors.summary,
         "details": dict(tensors.details),
+        "metadata": dict(tensors.metadata),
         "totals": {"tensors": len(rows), "bytes": total, "roles": dict(roles)},
         "notes": [
             {"kind": note.kind.value, "tensor": note.tensor, "text": note.text}

@@ -6,6 +6,7 @@ text of variable length (fuzzing of valid Keras files, HDF5 1.14.6 and 2.0.0).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import CorruptFileError
@@ -13,7 +14,7 @@ from ..errors import CorruptFileError
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["Attribute", "attach", "has", "numbers", "text"]
+__all__ = ["Attribute", "attach", "count_others", "has", "numbers", "text"]
 
 MAX_BYTES = 1 << 20
 
@@ -34,6 +35,13 @@ def attach(dataset: h5py.h5d.DatasetID, name: str, value: Attribute) -> None:
     else:
         attribute = h5a.create(dataset, key, h5t.STD_I64LE, h5s.create_simple((len(value),)))
         attribute.write(np.array(value, "<i8"), h5t.STD_I64LE)
+
+
+def count_others(owner: h5py.h5d.DatasetID | h5py.h5f.FileID, names: Iterable[str]) -> int:
+    """Return how many attributes there are beside those called `names`; reads none of them."""
+    from h5py import h5a
+
+    return int(h5a.get_num_attrs(owner)) - sum(has(owner, name) for name in names)
 
 
 def has(dataset: h5py.h5d.DatasetID, name: str) -> bool:

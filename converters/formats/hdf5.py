@@ -80,6 +80,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
     tensors: dict[str, Tensor] = {}
     origins: dict[str, Origin] = {}
     notes: list[Note] = []
+    foreign = 0
     with opened(path) as file:
         base = file.id.get_create_plist().get_userblock()
         for found in walk(file, path, source.size):
@@ -93,6 +94,11 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
                     continue
                 tensors[name] = _tensor(found, found.shape, source, base)
                 origins[name] = Origin(found.path)
+                foreign += attributes.count_others(found.dataset, (NAME, SHAPE, DTYPE))
+        foreign += attributes.count_others(file.id, ())
+    if foreign:
+        text = f"{foreign} attributes of the file and its datasets are not read"
+        notes.append(Note(Kind.METADATA_LOST, text))
     return TensorDict(
         format=FORMAT.name,
         summary=f"{FORMAT.title} file",
@@ -211,7 +217,7 @@ def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
         else:
             member = _member(stored, tensor.spec)
         if DTYPE in member.attributes:
-            text = f"{tensor.spec.dtype}: kept as {member.dtype} with an attribute"
+            text = f"kept as {member.dtype} with an attribute"
             notes.append(Note(Kind.ENCODED, text, name))
         if stored != name:
             member = member._replace(attributes={**member.attributes, NAME: encode(name)})

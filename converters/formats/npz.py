@@ -287,7 +287,7 @@ def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
         if item:
             items.append(item)
         if how:
-            notes.append(Note(Kind.ENCODED, f"{tensors[name].spec.dtype}: kept as {how}", name))
+            notes.append(Note(Kind.ENCODED, f"kept as {how}", name))
     items.sort(key=lambda item: item.member)
     if record:
         items.append(_Item(RECORD, _build_record(record, target)))

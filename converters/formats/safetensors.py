@@ -101,7 +101,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         summary=f"{FORMAT.title} file",
         tensors=tensors,
         origins=origins,
-        details={"metadata": shown} if shown else {},
+        metadata=shown,
         sources=(source,),
     )
 
@@ -178,6 +178,8 @@ def _entry(name: str, value: object) -> tuple[TensorSpec, int, int]:
             "shape and data_offsets", expected="lists of numbers", got=f"{shape}, {offsets}"
         )
     spec, (begin, end) = TensorSpec(DTYPES[code], tuple(shape)), offsets
+    if not spec.addressable:
+        raise CorruptFileError("shape", expected="less than 2^63 bytes", got=shape)
     if end - begin != spec.nbytes:
         raise CorruptFileError(
             f"length of {spec.dtype} {spec.shape}",
@@ -224,15 +226,18 @@ def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
             notes.append(Note(Kind.RENAMED, f"stored as `{stored}`", name))
         if dtype.variable:
             record.elements[stored] = tensors[name]
-            notes.append(Note(Kind.ENCODED, f"{dtype}: kept as text in the metadata", name))
+            notes.append(Note(Kind.ENCODED, f"{dtype}s kept as text in the metadata", name))
             continue
         carrier = _carrier(name, dtype, target)
         if carrier is not dtype:
             record.dtypes[stored] = dtype
-            notes.append(Note(Kind.ENCODED, f"{dtype}: kept as {carrier} with a record", name))
+            notes.append(Note(Kind.ENCODED, f"kept as {carrier} with a record", name))
         rows.append((carrier, stored, name))
     rows.sort(key=lambda row: (RANKS[row[0]], row[1]))
-    header = _header(rows, tensors, record)
+    metadata = dict(tensors.metadata)
+    if record:
+        metadata[RECORD] = record.build()
+    header = _header(rows, tensors, metadata)
     if len(header) - 8 > MAX_HEADER_BYTES:
         raise TargetError(
             "header too long",
@@ -268,9 +273,11 @@ def _carrier(name: str, dtype: DType, target: Path) -> DType:
     )
 
 
-def _header(rows: list[tuple[DType, str, str]], tensors: TensorDict, record: Record) -> bytes:
+def _header(
+    rows: list[tuple[DType, str, str]], tensors: TensorDict, metadata: dict[str, str]
+) -> bytes:
     """Return length and header, padded so that the data starts at a multiple of 8."""
-    content: dict[str, Any] = {METADATA: {RECORD: record.build()}} if record else {}
+    content: dict[str, Any] = {METADATA: metadata} if metadata else {}
     at = 0
     for carrier, stored, name in rows:
         spec = tensors[name].spec
@@ -291,4 +298,5 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
+    metadata=True,
 )

@@ -47,6 +47,9 @@ from ..tensors import ChunkTensor, Origin, Tensor, TensorDict
 __all__ = ["FORMAT"]
 
 
+OBJECT_BASED = "object-based"
+
+
 # Reading
 
 
@@ -64,7 +67,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
     if GRAPH_KEY in tensors:
         tensors = {name: bundle.tensors[origin.key] for name, origin in origins.items()}
     shards = bundle.header.shards
-    kind = "object-based" if GRAPH_KEY in bundle.tensors else "name-based"
+    kind = OBJECT_BASED if GRAPH_KEY in bundle.tensors else "name-based"
     return TensorDict(
         format=FORMAT.name,
         summary=f"{FORMAT.title} `{found.prefix.name}`, {kind}, "
@@ -160,6 +163,9 @@ def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
     count = shard + 1
     files = [_data_file(prefix, rows, literals, each, count) for each in range(count)]
     state, notes = _state_file(prefix, options)
+    if tensors.format == FORMAT.name and tensors.details.get("kind") == OBJECT_BASED:
+        text = "the object graph is not written; the target is name-based"
+        notes = (*notes, Note(Kind.METADATA_LOST, text))
     index = PlannedFile(
         index_path(prefix),
         len(_index(rows, count, {})),

@@ -45,9 +45,9 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
     folder.mkdir(mode=0o555)
     # Root may write anywhere; without these capabilities it is held to the folder's mode.
     drop = "-dac_override,-dac_read_search"
-    unprivileged = ["setpriv", "--bounding-set", drop, "--inh-caps", drop]
+    held = ["setpriv", "--bounding-set", drop, "--inh-caps", drop] if os.geteuid() == 0 else []
     done = subprocess.run(
-        [*(unprivileged if os.geteuid() == 0 else []), *COMMAND, "in.safetensors", "theirs/out.npz"],
+        [*held, *COMMAND, "in.safetensors", "theirs/out.npz"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 5

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,7 +154,8 @@ def test_a_failed_verification_leaves_the_old_file(
     def refuse(*_: object) -> None:
         raise VerificationError("reads back different")
 
-    monkeypatch.setattr("tensorferry.pipeline.convert.verify_copy", refuse)
+    # `pipeline.convert` is the function; the module of that name holds what it calls.
+    monkeypatch.setattr(sys.modules[convert.__module__], "verify_copy", refuse)
     with pytest.raises(VerificationError):
         convert(samples / "several_steps", target, ConvertOptions(verify=True, overwrite=True))
     assert target.read_bytes() == b"precious"
@@ -178,3 +180,41 @@ def test_a_pattern_that_matches_nothing_is_an_error(tmp_path: Path, samples: Pat
     options = ConvertOptions(include=("dense_9/kernel",))
     with pytest.raises(UsageError, match="did you mean `dense_"):
         convert(samples / "tf1_multi_shard", tmp_path / "a.ckpt", options)
+
+
+def test_the_report_may_not_replace_the_target(tmp_path: Path, samples: Path) -> None:
+    target = tmp_path / "out.npz"
+    with pytest.raises(UsageError, match="replace the target"):
+        convert(samples / "tf1_multi_shard", target, ConvertOptions(report=target))
+    options = ConvertOptions(report=tmp_path / "nowhere" / "report.json")
+    with pytest.raises(UsageError, match="folder does not exist"):
+        convert(samples / "tf1_multi_shard", target, options)
+    assert not list(tmp_path.iterdir())
+
+
+def write_with_metadata(path: Path) -> None:
+    header = '{"__metadata__":{"format":"pt"},"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\7")
+
+
+def test_metadata_of_the_same_container_is_kept(tmp_path: Path) -> None:
+    write_with_metadata(tmp_path / "a.safetensors")
+    report = convert(
+        tmp_path / "a.safetensors", tmp_path / "b.safetensors", ConvertOptions(strict=True)
+    )
+    assert report.lossy is False
+    with open_tensors(tmp_path / "b.safetensors") as copy:
+        assert copy.metadata == {"format": "pt"}
+
+
+def test_metadata_that_is_lost_is_said(tmp_path: Path) -> None:
+    write_with_metadata(tmp_path / "a.safetensors")
+    assert convert(tmp_path / "a.safetensors", tmp_path / "b.npz").lossy is True
+    with pytest.raises(LossError, match="texts format"):
+        convert(tmp_path / "a.safetensors", tmp_path / "c.npz", ConvertOptions(strict=True))
+
+
+def test_an_object_graph_that_is_lost_is_said(tmp_path: Path, samples: Path) -> None:
+    with pytest.raises(LossError, match="object graph"):
+        convert(samples / "tf_module_object", tmp_path / "b.ckpt", ConvertOptions(strict=True))
+    assert convert(samples / "tf_module_object", tmp_path / "b.npz").lossy is False
