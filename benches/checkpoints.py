@@ -1,0 +1,133 @@
+"""Make the checkpoints that are measured: `python checkpoints.py FOLDER KIND…`.
+
+All are name-based, in one shard, of float32 random numbers, written by Tensorferry itself. Run as a
+process of its own, so that the one that measures stays small. The same kind always has the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "model.ckpt"
+# Kind: vocabulary, positions, width and layers of a BERT; the last is BERT-large as published.
+BERTS = {
+    "1MB": (64, 64, 96, 2),
+    "100MB": (30_522, 512, 512, 3),
+    "600MB": (30_522, 512, 1024, 9),
+    "1.3GB": (30_522, 512, 1024, 24),
+}
+TINY = "100k"
+KINDS = (*BERTS, TINY)
+TINY_COUNT = 100_000
+
+Shape = tuple[int, ...]
+
+
+def prefix_of(folder: Path, kind: str) -> Path:
+    """Return the checkpoint prefix of a kind."""
+    return folder / kind / PREFIX
+
+
+def files_of(folder: Path, kind: str) -> tuple[Path, Path]:
+    """Return index and data file of a kind."""
+    prefix = prefix_of(folder, kind)
+    return (
+        prefix.with_name(f"{PREFIX}.index"),
+        prefix.with_name(f"{PREFIX}.data-00000-of-00001"),
+    )
+
+
+def ensure(folder: Path, kinds: tuple[str, ...]) -> None:
+    """Make what is not there yet."""
+    missing = [kind for kind in kinds if not files_of(folder, kind)[0].exists()]
+    if missing:
+        subprocess.run([sys.executable, __file__, str(folder), *missing], check=True)
+
+
+def shapes_of(kind: str) -> dict[str, Shape]:
+    """Return the shapes by tensor name."""
+    return dict(_tiny() if kind == TINY else _bert(*BERTS[kind]))
+
+
+def _bert(words: int, positions: int, width: int, layers: int) -> Iterator[tuple[str, Shape]]:
+    yield "bert/embeddings/word_embeddings", (words, width)
+    yield "bert/embeddings/position_embeddings", (positions, width)
+    yield "bert/embeddings/token_type_embeddings", (2, width)
+    yield from _norm("bert/embeddings/LayerNorm", width)
+    for layer in range(layers):
+        scope = f"bert/encoder/layer_{layer}"
+        for part in ("query", "key", "value"):
+            yield from _dense(f"{scope}/attention/self/{part}", width, width)
+        yield from _dense(f"{scope}/attention/output/dense", width, width)
+        yield from _norm(f"{scope}/attention/output/LayerNorm", width)
+        yield from _dense(f"{scope}/intermediate/dense", width, 4 * width)
+        yield from _dense(f"{scope}/output/dense", 4 * width, width)
+        yield from _norm(f"{scope}/output/LayerNorm", width)
+    yield from _dense("bert/pooler/dense", width, width)
+
+
+def _dense(scope: str, inputs: int, outputs: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{scope}/kernel", (inputs, outputs)
+    yield f"{scope}/bias", (outputs,)
+
+
+def _norm(scope: str, width: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{scope}/gamma", (width,)
+    yield f"{scope}/beta", (width,)
+
+
+def _tiny() -> Iterator[tuple[str, Shape]]:
+    """Yield what a ranking model with thousands of small towers looks like, with Adam's slots."""
+    leaves = ("batch_normalization/gamma", "batch_normalization/beta", "dense/bias", "scale")
+    slots = ("", "/Adam", "/Adam_1", "/ExponentialMovingAverage", "/Adam/step")
+    per_tower = len(leaves) * len(slots)
+    for tower in range(TINY_COUNT // per_tower):
+        scope = f"ranking_model/shared_bottom/feature_tower_{tower:05}/interaction_block"
+        for leaf in leaves:
+            for slot in slots:
+                scalar = leaf == "scale" or slot.endswith("step")
+                yield f"{scope}/{leaf}{slot}", () if scalar else (4,)
+
+
+def _make(folder: Path, kind: str) -> None:
+    import numpy as np
+    from tensorferry.converters.dtypes import DType
+    from tensorferry.converters.output import write_plan
+    from tensorferry.converters.registry import WriteOptions, format_named
+    from tensorferry.converters.tensors import Tensor, TensorDict, TensorSpec
+
+    random = np.random.default_rng(0)
+
+    class Random(Tensor):
+        """A tensor of numbers that are made when they are written."""
+
+        __slots__ = ()
+
+        def __init__(self, shape: Shape) -> None:
+            self.spec = TensorSpec(DType.FLOAT32, shape)
+
+        def chunks(self, max_bytes: int = 1 << 20) -> Iterator[memoryview]:
+            left = self.nbytes
+            while left:
+                length = min(left, max_bytes)
+                values = random.random(length // 4, np.float32) - np.float32(0.5)
+                yield memoryview(values).cast("B")
+                left -= length
+
+    prefix = prefix_of(folder, kind)
+    prefix.parent.mkdir(parents=True)
+    tensors = {name: Random(shape) for name, shape in shapes_of(kind).items()}
+    plan = format_named("tf-checkpoint").plan
+    if plan is None:
+        raise RuntimeError("tf-checkpoint cannot be written")
+    whole = TensorDict(format="benches", summary="random numbers", tensors=tensors)
+    write_plan(plan(whole, prefix, WriteOptions()))
+
+
+if __name__ == "__main__":
+    for each in sys.argv[2:]:
+        _make(Path(sys.argv[1]), each)

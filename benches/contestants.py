@@ -1,0 +1,129 @@
+"""Who runs against whom, and which bars they are held against."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoints import TINY, files_of, prefix_of
+from measure import Bar, Contestant, Group
+
+TODAY = Path(__file__).with_name("today")
+TENSORFLOW_ROUNDS = 2
+MEGABYTE = 1_000_000
+
+COPY, NOISE, NUMPY = "cp", "cp again (noise)", "python -c 'import numpy'"
+OURS, THEIRS = "convert to {}", "TensorFlow script to {}"
+MEMORY = Bar("memory", 64 * MEGABYTE)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format to write: what to call it, where to, its script of today, and its bar over cp."""
+
+    title: str
+    name: str
+    script: str
+    bar: Bar
+
+
+TARGETS = (
+    Target("safetensors", "out.safetensors", "to_safetensors.py", Bar("ratio", 1.1, COPY, 1.0)),
+    Target("TF checkpoint", "out.ckpt", "to_tf_checkpoint.py", Bar("ratio", 1.3, COPY)),
+    Target("npz", "out.npz", "to_npz.py", Bar("ratio", 1.8, COPY)),
+    Target("HDF5", "out.h5", "to_hdf5.py", Bar("ratio", 1.8, COPY)),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all groups need to know.
+
+    Attributes:
+        folder: where the checkpoints lie.
+        python: the interpreter that has Tensorferry.
+        program: its console script.
+        rounds: how many rounds instead of each group's own number.
+        tensorflow: whether to run the scripts of today.
+    """
+
+    folder: Path
+    python: Path
+    program: Path
+    rounds: int | None = None
+    tensorflow: bool = True
+
+    def group(self, kind: str) -> Group:
+        """Return the contestants that run on a kind of checkpoint."""
+        makers = {"1MB": self._small, "1.3GB": self._large, TINY: self._tiny}
+        rounds = {"100MB": 5, TINY: 5}
+        contestants = tuple(makers[kind]() if kind in makers else self._middle(kind))
+        files = files_of(self.folder, kind)
+        return Group(kind, files, contestants, self.rounds or rounds.get(kind, 9))
+
+    def _small(self) -> list[Contestant]:
+        kind = "1MB"
+        bar = Bar("ratio", 1.5, NUMPY, 1.0)
+        python = str(self.python)
+        return [
+            Contestant(NUMPY, (python, "-c", "import numpy")),
+            Contestant("python -c pass", (python, "-c", "pass")),
+            self._cp(kind),
+            *(self._ours(kind, target, bar) for target in TARGETS),
+            *self._theirs(kind, TARGETS[:1]),
+        ]
+
+    def _middle(self, kind: str) -> list[Contestant]:
+        return [
+            self._cp(kind),
+            self._cp(kind, NOISE),
+            *(self._ours(kind, target, MEMORY) for target in TARGETS),
+        ]
+
+    def _large(self) -> list[Contestant]:
+        kind = "1.3GB"
+        first, *others = TARGETS
+        faster = Bar("faster", 8, THEIRS.format(first.title))
+        return [
+            self._cp(kind),
+            self._cp(kind, NOISE),
+            self._ours(kind, first, first.bar, MEMORY, *([faster] if self.tensorflow else [])),
+            *(self._ours(kind, target, target.bar, MEMORY) for target in others),
+            self._run("convert --verify to safetensors", prefix_of(self.folder, kind),
+                      "{out}/out.safetensors", "--verify", bars=(MEMORY,)),
+            *self._theirs(kind, TARGETS),
+        ]  # fmt: skip
+
+    def _tiny(self) -> list[Contestant]:
+        prefix = prefix_of(self.folder, TINY)
+        return [
+            self._cp(TINY),
+            self._run("inspect --json", "inspect", prefix, "--json", bars=(Bar("seconds", 0.8),)),
+            self._ours(TINY, TARGETS[0], Bar("seconds", 2.0)),
+        ]
+
+    def _cp(self, kind: str, name: str = COPY) -> Contestant:
+        files = map(str, files_of(self.folder, kind))
+        return Contestant(name, (shutil.which("cp") or "/bin/cp", *files, "{out}"))
+
+    def _ours(self, kind: str, target: Target, *bars: Bar) -> Contestant:
+        prefix = prefix_of(self.folder, kind)
+        return self._run(OURS.format(target.title), prefix, f"{{out}}/{target.name}", bars=bars)
+
+    def _run(self, name: str, *words: str | Path, bars: tuple[Bar, ...]) -> Contestant:
+        return Contestant(name, (str(self.program), *map(str, words)), bars=bars)
+
+    def _theirs(self, kind: str, targets: tuple[Target, ...]) -> list[Contestant]:
+        if not self.tensorflow:
+            return []
+        prefix = str(prefix_of(self.folder, kind))
+        return [
+            Contestant(
+                THEIRS.format(target.title),
+                (sys.executable, str(TODAY / target.script), prefix, f"{{out}}/{target.name}"),
+                rounds=TENSORFLOW_ROUNDS,
+            )
+            for target in targets
+        ]
