@@ -229,27 +229,28 @@ class _Copier:
     # Cutting the target into pieces
 
     def _pieces(self) -> Iterator[_Piece]:
-        tensors: list[int] = []
+        tensors: list[tuple[int, tuple[Extent, ...]]] = []
         for index, placement in enumerate(self._file.placements):
-            if self._must_stream(placement):
+            extents = placement.tensor.extents
+            if extents is None or self._must_stream(placement):
                 yield index
             else:
-                tensors.append(index)
+                tensors.append((index, extents))
         for _, segments in groupby(self._segments(tensors), _piece_number):
             yield list(segments)
 
     def _must_stream(self, placement: Placement) -> bool:
-        """Tell whether one thread has to see the whole tensor in order."""
+        """Tell whether one thread has to see the whole tensor in order, though it has extents."""
         nbytes = placement.tensor.nbytes
-        if placement.tensor.extents is None or not nbytes:
-            return True
+        if not nbytes or not self._with_digests:
+            return not nbytes
         first, last = placement.offset, placement.offset + nbytes - 1
-        return self._with_digests and first // PIECE_BYTES != last // PIECE_BYTES
+        return first // PIECE_BYTES != last // PIECE_BYTES
 
-    def _segments(self, indices: Iterable[int]) -> Iterator[_Segment]:
-        for index in indices:
-            _, tensor, target = self._file.placements[index]
-            for extent in tensor.extents or ():
+    def _segments(self, tensors: Iterable[tuple[int, tuple[Extent, ...]]]) -> Iterator[_Segment]:
+        for index, extents in tensors:
+            target = self._file.placements[index].offset
+            for extent in extents:
                 start = 0
                 while start < extent.length:
                     length = min(extent.length - start, PIECE_BYTES - target % PIECE_BYTES)

@@ -1,6 +1,8 @@
 """The console script. `convert SRC DST` alone is run at once; everything else is parsed.
 
-Importing the parser takes longer than converting a small model, and two plain words need none.
+Importing the parser takes longer than converting a small model, and two plain words need none
+(docs/adr/0011). Imports stand in functions so that nothing is loaded before it is known to be
+needed.
 """
 
 from __future__ import annotations
@@ -8,26 +10,44 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
-from .commands import run_convert
-from .console import guarded
-from .convert import ConvertOptions
-
-__all__ = ["VERBS", "main"]
+__all__ = ["VERBS", "main", "script"]
 
 VERBS = ("formats", "inspect")
 
 
-def main() -> int:
-    """Run the command line; return the exit code."""
+def script() -> NoReturn:
+    """Run the command line and end the process with its exit code.
+
+    Everything was closed and flushed by then; tearing down the interpreter would take as long as
+    converting a small model.
+    """
     # One short run makes no cycles worth collecting; with 100,000 tensors that is a third of it.
     gc.disable()
-    words = sys.argv[1:]
-    if _is_plain(words):
-        return guarded(lambda: run_convert(words[0], words[1], ConvertOptions()))
-    from .cli import run
+    try:
+        code = main()
+    except SystemExit as stop:  # typer's own way out, and that of a signal
+        code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
-    return run()
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    words = sys.argv[1:]
+    if not _is_plain(words):
+        from .cli import run
+
+        return run()
+    from .commands import run_convert
+    from .console import guarded
+    from .convert import ConvertOptions
+
+    return guarded(lambda: run_convert(words[0], words[1], ConvertOptions()))
 
 
 def _is_plain(words: list[str]) -> bool:

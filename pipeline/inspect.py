@@ -8,13 +8,15 @@ from typing import Any
 
 from ..converters.errors import ConvertError, UsageError, printable
 from ..converters.names import near
-from ..converters.tensors import Tensor, TensorDict
+from ..converters.tensors import Role, Tensor, TensorDict
 
 __all__ = ["inventory", "role_counts", "table", "values"]
 
 
 def role_counts(tensors: TensorDict) -> dict[str, int]:
     """Return the number of tensors by role."""
+    if not tensors.origins:
+        return {Role.UNKNOWN.value: len(tensors)} if tensors else {}
     return dict(Counter(tensors.origin(name).role.value for name in tensors))
 
 

@@ -24,10 +24,10 @@ from .tensor_bundle import bundle_prefix, index_path
 __all__ = ["Found", "build_state", "find", "is_state_file", "looks_like_checkpoint"]
 
 STATE_BYTES = 1 << 20  # a state file is text with a line per checkpoint; none is longer
+# A comment, which may stand behind a value, or a field and its value.
 _STATE_LINE = re.compile(
-    rb"""\s*(\w+)\s*:\s*("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|[-+.\w]+)""", re.DOTALL
+    rb"""\#[^\n]*|(\w+)\s*:\s*("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|[-+.\w]+)""", re.DOTALL
 )
-_COMMENT = re.compile(rb"(?m)^\s*\#.*$")
 _ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
 _STEP = re.compile(r"-(\d+)$")
 _LEFTOVER = re.compile(r"\.tempstate\d+$|_temp(_[0-9a-f]{32})?$")
@@ -119,7 +119,7 @@ def _read_state(path: Path) -> list[Path]:
         return []
     if len(text) > STATE_BYTES or b"model_checkpoint_path" not in text:
         return []
-    rows = _STATE_LINE.findall(_COMMENT.sub(b"", text))
+    rows = _STATE_LINE.findall(text)
     latest = [value for key, value in rows if key == b"model_checkpoint_path"]
     others = [value for key, value in rows if key == b"all_model_checkpoint_paths"]
     if not latest:

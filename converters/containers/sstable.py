@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from os.path import commonpath
 from typing import NamedTuple
 
 from ..checksums import Algorithm
@@ -279,7 +278,7 @@ class _BlockBuilder:
             self._restarts.append(len(self.data))
             self._count = 0
         elif self._count:
-            shared = len(commonpath((self.last_key, key)))
+            shared = _common(self.last_key, key)
         self.data += varint(shared) + varint(len(key) - shared) + varint(len(value))
         self.data += key[shared:] + value
         self.last_key = key
@@ -302,9 +301,17 @@ def _handle_bytes(handle: Handle) -> bytes:
     return varint(handle.offset) + varint(handle.length)
 
 
+def _common(first: bytes, second: bytes) -> int:
+    """Return how many bytes two keys have in common at their beginning."""
+    for at, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return at
+    return min(len(first), len(second))
+
+
 def _separator(last: bytes, following: bytes) -> bytes:
     """Return a short key not below `last` and below `following`."""
-    at = len(commonpath((last, following)))
+    at = _common(last, following)
     if at < min(len(last), len(following)) and last[at] + 1 < following[at]:
         return last[:at] + bytes((last[at] + 1,))
     return last

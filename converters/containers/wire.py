@@ -49,7 +49,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
                 raise CorruptFileError("varint exceeds 64 bits", where=f"byte {at - 10}")
             return result, at
         shift += 7
-    raise CorruptFileError("varint does not end", where=f"byte {at}")
+    raise CorruptFileError("varint does not end", where=f"byte {at - shift // 7}")
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int, Value]]:

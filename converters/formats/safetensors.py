@@ -219,13 +219,13 @@ def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
     names = assign(tensors, _stored_name, target)
     record, notes = Record(), []
     rows: list[tuple[DType, str, str]] = []
-    for name, stored in names.items():
-        dtype = tensors[name].spec.dtype
+    for (name, tensor), stored in zip(tensors.tensors.items(), names.values(), strict=True):
+        dtype = tensor.spec.dtype
         if stored != name:
             record.names[stored] = name
             notes.append(Note(Kind.RENAMED, f"stored as `{stored}`", name))
         if dtype.variable:
-            record.elements[stored] = tensors[name]
+            record.elements[stored] = tensor
             notes.append(Note(Kind.ENCODED, f"{dtype}s kept as text in the metadata", name))
             continue
         carrier = _carrier(name, dtype, target)
@@ -235,6 +235,8 @@ def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
         rows.append((carrier, stored, name))
     rows.sort(key=lambda row: (RANKS[row[0]], row[1]))
     metadata = dict(tensors.metadata)
+    if metadata.pop(RECORD, None) is not None:  # it would pass for a record of ours
+        notes.append(Note(Kind.METADATA_LOST, f"the text `{RECORD}`: our own is kept there"))
     if record:
         metadata[RECORD] = record.build()
     header = _header(rows, tensors, metadata)

@@ -164,10 +164,11 @@ def _path_names(
 def _unique(keys: list[str], *choices: Mapping[str, str]) -> dict[str, str]:
     """Give each key the first choice that no other key's choice is; the key itself at last.
 
-    A name that is also the key of another tensor is no choice either.
+    A name that is also the key of another tensor is no choice either, nor one that a checkpoint
+    keeps for itself.
     """
     names: dict[str, str] = {}
-    taken = set(keys)
+    taken = {*keys, "", GRAPH_KEY}
     for choice in choices:
         open_keys = [key for key in keys if key not in names and key in choice]
         counts = Counter(choice[key] for key in open_keys)

@@ -74,5 +74,5 @@ def test_has_both_scripts_for_one_program(wheel: Path) -> None:
     lines = content[name].decode().split("\n")
     assert {"convert", "tensorferry"} <= {line.split(" = ")[0] for line in lines}
     assert {line.split(" = ")[1] for line in lines if " = " in line} == {
-        "tensorferry.pipeline.entry:main"
+        "tensorferry.pipeline.entry:script"
     }
