@@ -168,6 +168,7 @@ class _Segment(NamedTuple):
     """A part of an extent and where it goes; it crosses no multiple of the piece size."""
 
     placement: int
+    number: int  # of the extent in its tensor
     extent: Extent
     start: int  # bytes from the start of the extent
     length: int
@@ -250,11 +251,13 @@ class _Copier:
     def _segments(self, tensors: Iterable[tuple[int, tuple[Extent, ...]]]) -> Iterator[_Segment]:
         for index, extents in tensors:
             target = self._file.placements[index].offset
-            for extent in extents:
+            for number, extent in enumerate(extents):
                 start = 0
+                if not extent.length:
+                    self._check_empty(index, extent)
                 while start < extent.length:
                     length = min(extent.length - start, PIECE_BYTES - target % PIECE_BYTES)
-                    yield _Segment(index, extent, start, length, target)
+                    yield _Segment(index, number, extent, start, length, target)
                     start += length
                     target += length
 
@@ -303,8 +306,12 @@ class _Copier:
             if self._file.algorithm:
                 whole = _joined(self._file.algorithm, parts, lambda part: part.target)
                 self.checksums[self._file.placements[index].name] = whole
-            for _, of_extent in groupby(parts, lambda part: id(part.segment.extent)):
+            for _, of_extent in groupby(parts, lambda part: part.segment.number):
                 self._check_joined(list(of_extent))
+
+    def _check_empty(self, index: int, extent: Extent) -> None:
+        with self._naming(index):
+            check_extent(extent, 0)
 
     def _check_joined(self, parts: list[_Part]) -> None:
         extent = parts[0].segment.extent

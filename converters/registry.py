@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .errors import NotRecognisedError, UsageError
 from .names import near
 from .output import Plan
 from .tensors import TensorDict
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = [
     "Format",
@@ -129,7 +132,20 @@ def _built_in() -> tuple[Format, ...]:
 def _plugged_in() -> tuple[Format, ...]:
     from importlib.metadata import entry_points  # 50 ms that most runs need not spend
 
-    return tuple(point.load() for point in entry_points(group=ENTRY_POINT_GROUP))
+    return tuple(_load(point) for point in entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _load(point: EntryPoint) -> Format:
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise UsageError(
+            f"the plug-in `{point.name}` cannot be loaded: {error}",
+            hint="update it, or remove it with pip",
+        ) from error
+    if not isinstance(loaded, Format):
+        raise UsageError(f"the plug-in `{point.name}` gives no Format", got=type(loaded).__name__)
+    return loaded
 
 
 def all_formats() -> tuple[Format, ...]:

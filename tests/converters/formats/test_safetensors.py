@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import example, given, reject
 from tensorferry.converters.dtypes import DType
 from tensorferry.converters.errors import CorruptFileError, TargetError
+from tensorferry.converters.formats import safetensors
 from tensorferry.converters.formats.safetensors import CODES, FORMAT, MAX_HEADER_BYTES
+from tensorferry.converters.notes import Kind
 from tensorferry.converters.output import Plan, write_plan
 from tensorferry.converters.registry import Location, ReadOptions, WriteOptions
 from tensorferry.converters.tensors import TensorDict
@@ -103,6 +106,31 @@ def test_files_without_a_record_have_no_metadata(tmp_path: Path) -> None:
     assert list(_header(path)) == ["a"]
 
 
+@pytest.mark.parametrize("text", [[], [b"x"]])
+def test_metadata_is_kept_beside_the_record(tmp_path: Path, text: list[bytes]) -> None:
+    values: dict[str, Values] = {"a": np.arange(3)}
+    if text:
+        values["s"] = text
+    metadata = {"format": "pt", "größe": "\n"}
+    tensors = replace(tensors_of(values), metadata=metadata)
+    target = tmp_path / "m.safetensors"
+    write_plan(_plan(tensors, target))
+    with _open(target) as found:
+        assert found.metadata == metadata
+        assert contents(found) == contents(tensors)
+
+
+def test_metadata_of_our_own_name_does_not_pass_for_a_record(tmp_path: Path) -> None:
+    tensors = replace(tensors_of({"a": np.arange(3)}), metadata={"tensorferry": "of another"})
+    target = tmp_path / "m.safetensors"
+    plan = _plan(tensors, target)
+    write_plan(plan)
+    assert [note.kind for note in plan.notes] == [Kind.METADATA_LOST]
+    with _open(target) as found:
+        assert list(found) == ["a"]
+        assert not found.metadata
+
+
 def test_data_starts_aligned(tmp_path: Path) -> None:
     for length in range(1, 20):
         path = _write({"x" * length: np.arange(3)}, tmp_path / f"{length}.safetensors")
@@ -147,6 +175,15 @@ def test_a_type_without_a_code_is_refused_with_advice(tmp_path: Path) -> None:
     assert "--exclude 'z'" in (caught.value.hint or "")
 
 
+def test_a_header_that_readers_would_refuse_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors, "MAX_HEADER_BYTES", 90)
+    _plan(tensors_of({"a": np.arange(3)}), tmp_path / "m.safetensors")
+    with pytest.raises(TargetError, match="header too long, expected at most 90 bytes"):
+        _plan(tensors_of({"a": np.arange(3), "b" * 50: np.arange(3)}), tmp_path / "m.safetensors")
+
+
 # Reading what others wrote
 
 
@@ -165,7 +202,7 @@ def test_other_fields_and_metadata_are_accepted(tmp_path: Path) -> None:
     header = {"__metadata__": {"format": "pt"}, "a": _entry(extra=1)}
     with _open(_file(tmp_path, header, bytes(8))) as tensors:
         assert list(tensors) == ["a"]
-        assert tensors.details == {"metadata": {"format": "pt"}}
+        assert tensors.metadata == {"format": "pt"}
 
 
 def test_metadata_may_be_null_as_mlx_writes_it(tmp_path: Path) -> None:
