@@ -8,10 +8,11 @@ byte form is, for each element, its length as 8 bytes little endian and then its
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,8 +36,10 @@ __all__ = [
     "Tensor",
     "TensorDict",
     "TensorSpec",
+    "byte_swapped",
     "check_extent",
     "retyped",
+    "translated",
 ]
 
 CHUNK_BYTES = 1 << 20
@@ -244,6 +247,29 @@ def retyped(tensor: Tensor, dtype: DType) -> Tensor:
     if tensor.extents is not None:
         return ExtentTensor(spec, tensor.extents)
     return ChunkTensor(spec, tensor, bytes)
+
+
+def byte_swapped(tensor: Tensor) -> Tensor:
+    """Return a tensor of which the source holds the bytes in big-endian order."""
+    unit = tensor.spec.dtype.swap_unit
+    if unit < 2:
+        return tensor
+    return ChunkTensor(tensor.spec, tensor, partial(_swap, unit))
+
+
+def _swap(unit: int, chunk: memoryview) -> bytes:
+    values = array({2: "H", 4: "I", 8: "Q"}[unit], bytes(chunk))
+    values.byteswap()
+    return values.tobytes()
+
+
+def translated(tensor: Tensor, table: bytes) -> Tensor:
+    """Return a tensor of one-byte elements with each byte replaced by `table[byte]`."""
+    return ChunkTensor(tensor.spec, tensor, partial(_translate, table))
+
+
+def _translate(table: bytes, chunk: memoryview) -> bytes:
+    return bytes(chunk).translate(table)
 
 
 def check_extent(extent: Extent, value: int) -> None:

@@ -14,8 +14,7 @@ int4, uint4, int2, uint2 and float4 take a byte per element, value in the low bi
 from __future__ import annotations
 
 import re
-from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,15 @@ from ..errors import ConvertError, CorruptFileError
 from ..names import decode
 from ..notes import Kind, Note
 from ..sources import Extent, FileSource, Source
-from ..tensors import CHUNK_BYTES, ChunkTensor, ElementTensor, ExtentTensor, Tensor, TensorSpec
+from ..tensors import (
+    CHUNK_BYTES,
+    ElementTensor,
+    ExtentTensor,
+    Tensor,
+    TensorSpec,
+    byte_swapped,
+    translated,
+)
 from .bundle_messages import (
     Entry,
     Header,
@@ -217,10 +224,8 @@ class _Reader:
             return ElementTensor(spec, partial(self._elements, spec, shard, entry), entry.size)
         tensor = _Stored(spec, shard, entry.offset, entry.crc if self._verify else None)
         if spec.dtype in LOW_BITS:
-            return ChunkTensor(spec, tensor, partial(_translate, LOW_BITS[spec.dtype]))
-        if self._header.big_endian and spec.dtype.swap_unit > 1:
-            return ChunkTensor(spec, tensor, _SWAP[spec.dtype.swap_unit])
-        return tensor
+            return translated(tensor, LOW_BITS[spec.dtype])
+        return byte_swapped(tensor) if self._header.big_endian else tensor
 
     def _stitch(self, spec: TensorSpec, key: bytes, entry: Entry) -> Tensor:
         return stitch(spec, [self._part(spec, key, ranges) for ranges in entry.slices])
@@ -343,18 +348,3 @@ class _Unreadable(Tensor):
 
     def elements(self) -> list[bytes]:
         raise self._error
-
-
-def _translate(table: bytes, chunk: memoryview) -> bytes:
-    return bytes(chunk).translate(table)
-
-
-def _swap(code: str, chunk: memoryview) -> bytes:
-    values = array(code, bytes(chunk))
-    values.byteswap()
-    return values.tobytes()
-
-
-_SWAP: Mapping[int, Callable[[memoryview], bytes]] = {
-    array(code).itemsize: partial(_swap, code) for code in "HIQ"
-}

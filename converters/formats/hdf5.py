@@ -25,7 +25,6 @@ our attribute `dtype`. Not read: other attributes, strings of variable length in
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import prod
@@ -46,13 +45,13 @@ from ..output import Literal, Placement, Plan, PlannedFile
 from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import Extent, FileSource
 from ..tensors import (
-    ChunkTensor,
     ElementTensor,
     ExtentTensor,
     Origin,
     Tensor,
     TensorDict,
     TensorSpec,
+    byte_swapped,
 )
 
 __all__ = ["FORMAT"]
@@ -128,9 +127,7 @@ def _tensor(found: Found, dims: tuple[int, ...], source: FileSource, base: int) 
         expected = f"{prod(dims)} elements"
         raise CorruptFileError(f"attribute `{SHAPE}`", expected=expected, got=shape)
     raw = _raw(found, spec, source)
-    if element.big_endian and dtype.swap_unit > 1:
-        return ChunkTensor(spec, raw, partial(_swap, dtype.swap_unit))
-    return raw
+    return byte_swapped(raw) if element.big_endian else raw
 
 
 def _raw(found: Found, spec: TensorSpec, source: FileSource) -> Tensor:
@@ -188,12 +185,6 @@ def _packed(found: Found, spec: TensorSpec, length: int, source: FileSource) -> 
 def _load(key: str, source: FileSource, load: Callable[[], list[bytes]]) -> list[bytes]:
     with translated(source.path, f"dataset `{key}`"):
         return load()
-
-
-def _swap(unit: int, chunk: memoryview) -> bytes:
-    values = array({2: "H", 4: "I", 8: "Q"}[unit], bytes(chunk))
-    values.byteswap()
-    return values.tobytes()
 
 
 # Writing

@@ -25,7 +25,6 @@ shapes as `(3L, 4L)`; savez stores names verbatim, `../x` too, which is refused.
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Iterator, Mapping
 from functools import partial
 from math import prod
@@ -56,13 +55,13 @@ from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import Extent, FileSource, Source
 from ..tensors import (
     CHUNK_BYTES,
-    ChunkTensor,
     ElementTensor,
     ExtentTensor,
     MemoryTensor,
     Tensor,
     TensorDict,
     TensorSpec,
+    byte_swapped,
 )
 
 __all__ = ["FORMAT"]
@@ -190,9 +189,8 @@ def _stored(source: Source, member: Member, head: bytes, spec: TensorSpec, verif
 
 def _arranged(tensor: Tensor, spec: TensorSpec, header: NpyHeader, source: Source) -> Tensor:
     """Return the tensor in C order and little endian, text as elements."""
-    unit = tensor.spec.dtype.swap_unit
-    if header.big_endian and unit > 1:
-        tensor = ChunkTensor(tensor.spec, tensor, partial(_swap, unit))
+    if header.big_endian:
+        tensor = byte_swapped(tensor)
     if header.fortran and len(header.shape) > 1 and tensor.nbytes:
         load = partial(_transposed, tensor, header.itemsize, header.shape)
         tensor = MemoryTensor(tensor.spec, load)
@@ -223,12 +221,6 @@ class _InflatedTensor(Tensor):
         for at in range(0, self.nbytes, step):
             yield memoryview(stream.read(min(step, self.nbytes - at)))
         stream.finish()
-
-
-def _swap(unit: int, chunk: memoryview) -> bytes:
-    values = array({2: "H", 4: "I", 8: "Q"}[unit], bytes(chunk))
-    values.byteswap()
-    return values.tobytes()
 
 
 def _transposed(tensor: Tensor, itemsize: int, shape: tuple[int, ...]) -> bytes:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from ..checksums import Algorithm
@@ -42,7 +41,7 @@ from ..names import encode
 from ..notes import Kind, Note
 from ..output import Placement, Plan, PlannedFile
 from ..registry import Format, Location, ReadOptions, WriteOptions
-from ..tensors import ChunkTensor, Origin, Tensor, TensorDict
+from ..tensors import Origin, Tensor, TensorDict, translated
 
 __all__ = ["FORMAT"]
 
@@ -197,7 +196,7 @@ def _stored(name: str, tensor: Tensor, target: Path) -> Tensor:
         )
     if dtype not in _LOW_BITS:
         return tensor
-    return ChunkTensor(tensor.spec, tensor, partial(_translate, _LOW_BITS[dtype]))
+    return translated(tensor, _LOW_BITS[dtype])
 
 
 def _encode(tensor: Tensor) -> tuple[bytes, int]:
@@ -240,10 +239,6 @@ def _state_file(
         return (), (Note(Kind.TARGET, text),)
     state = build_state(prefix.name)
     return (PlannedFile(path, len(state), literals=((0, state),)),), ()
-
-
-def _translate(table: bytes, chunk: memoryview) -> bytes:
-    return bytes(chunk).translate(table)
 
 
 FORMAT = Format(
