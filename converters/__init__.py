@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .registry import ReadOptions, WriteOptions, open_tensors
+from .opening import open_tensors
+from .registry import ReadOptions, WriteOptions
 
 __all__ = ["ReadOptions", "WriteOptions", "open_tensors"]

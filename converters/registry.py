@@ -30,9 +30,9 @@ __all__ = [
     "ReadOptions",
     "WriteOptions",
     "all_formats",
+    "claims",
     "format_for_target",
     "format_named",
-    "open_tensors",
 ]
 
 ENTRY_POINT_GROUP = "tensorferry.formats"
@@ -72,12 +72,22 @@ class ReadOptions:
         verify: whether checksums are checked.
         step: the checkpoint of this step, where a folder holds several.
         latest: the checkpoint of the highest step.
+        tag_set: the meta graph with exactly these tags, where a SavedModel holds several.
+        constants: whether Const nodes count as tensors; None for graphs without variables only.
+        keras1: keep Keras 1 weights as they are, or bring them into today's layout.
+        unflip_theano: turn the kernels that Theano stored mirrored.
+        dequantize: compute the real values of quantised weights.
     """
 
     names: Literal["readable", "key"] = "readable"
     verify: bool = True
     step: int | None = None
     latest: bool = False
+    tag_set: frozenset[str] | None = None
+    constants: bool | None = None
+    keras1: Literal["keep", "modern"] = "keep"
+    unflip_theano: bool = False
+    dequantize: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,9 @@ class Format:
         plan: plans writing tensors to a path, or None where the format is only read. Touches
             no disk beyond looking at what is there.
         shards: whether `max_shard_bytes` is understood.
+        generic: yields to every other format that claims the same location, as plain HDF5 does
+            to Keras files.
+        limits: what is not read or written, in a few words.
         metadata: whether texts about the whole model are kept (`TensorDict.metadata`).
     """
 
@@ -116,6 +129,8 @@ class Format:
     open: Callable[[Location, ReadOptions], TensorDict]
     plan: Callable[[TensorDict, Path, WriteOptions], Plan] | None = None
     shards: bool = False
+    generic: bool = False
+    limits: str = ""
     metadata: bool = False
 
 
@@ -194,56 +209,10 @@ def format_for_target(path: Path) -> Format:
     )
 
 
-def open_tensors(
-    path: str | os.PathLike[str],
-    options: ReadOptions | None = None,
-    *,
-    format: str | None = None,
-) -> TensorDict:
-    """Open whatever lies at `path` as a dictionary of lazy tensors; reads no tensor data.
-
-    Args:
-        path: a file, a folder or a checkpoint prefix.
-        options: how to read it.
-        format: name of the format, to spare or overrule the sniffing.
-
-    Returns:
-        The tensors; closing it closes the files below.
-
-    Raises:
-        NotRecognisedError: nothing is there, or no format claims it.
-        UsageError: several formats claim it.
-        CorruptFileError: it is damaged.
-    """
-    location = Location(Path(path))
-    chosen = format_named(format) if format else _recognise(location)
-    return chosen.open(location, options or ReadOptions())
-
-
-def _recognise(location: Location) -> Format:
+def claims(location: Location) -> list[Format]:
+    """Return the formats that claim a location; plug-ins only where no built-in one does."""
     for formats in (_built_in, _plugged_in):
         claims = [each for each in formats() if each.sniff(location)]
-        if len(claims) == 1:
-            return claims[0]
         if claims:
-            names = " or ".join(f"`{each.name}`" for each in claims)
-            raise UsageError(
-                f"may be {names}", path=location.path, hint="name the format with --from"
-            )
-    raise _not_recognised(location)
-
-
-def _not_recognised(location: Location) -> NotRecognisedError:
-    from .foreign import name_foreign
-
-    path = location.path
-    if not path.exists():
-        beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        return NotRecognisedError("does not exist", path=path, hint=near(path.name, beside))
-    foreign = name_foreign(location)
-    if foreign:
-        what, hint = foreign
-        return NotRecognisedError(what, path=path, hint=hint)
-    what = "a folder with no model in it" if path.is_dir() else "no format that is read here"
-    readers = ", ".join(each.title for each in all_formats())
-    return NotRecognisedError(what, path=path, hint=f"what is read: {readers}")
+            return [each for each in claims if not each.generic] or claims
+    return []

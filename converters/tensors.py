@@ -29,6 +29,7 @@ __all__ = [
     "CHUNK_BYTES",
     "ChunkTensor",
     "ElementTensor",
+    "Evidence",
     "ExtentTensor",
     "MemoryTensor",
     "Origin",
@@ -296,10 +297,23 @@ class Role(Enum):
 
     UNKNOWN = "tensor"
     WEIGHT = "weight"
+    STATE = "state"  # not trained and part of the model: moving mean and variance
     SLOT = "optimizer slot"
+    AVERAGE = "moving average"  # of a variable, kept beside it
     OPTIMIZER = "optimizer state"
     COUNTER = "counter"
+    CONSTANT = "constant"
+    TEXT = "text"
     TABLE = "table"
+
+
+class Evidence(Enum):
+    """How a role is known."""
+
+    NONE = "none"
+    GRAPH = "graph"
+    CONFIG = "config"
+    NAME = "name pattern"
 
 
 class Origin(NamedTuple):
@@ -308,12 +322,18 @@ class Origin(NamedTuple):
     Attributes:
         key: what the file calls it, verbatim; bytes that are not UTF-8 as PEP 383 carries them.
         role: what it is for.
-        owner: name of the variable that an optimizer slot belongs to.
+        owner: name of the variable that an optimizer slot or a moving average belongs to.
+        trainable: whether training changes it; None where the file does not say.
+        evidence: how the role is known.
+        slot: what its optimizer calls an optimizer slot, such as `m`.
     """
 
     key: str
     role: Role = Role.UNKNOWN
     owner: str | None = None
+    trainable: bool | None = None
+    evidence: Evidence = Evidence.NONE
+    slot: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +348,8 @@ class TensorDict(Mapping[str, Tensor]):
         tensors: the tensors by name.
         origins: by name, where it differs from `Origin(key=name)`.
         notes: what was unusual about the source.
-        broken: tensors that are listed but cannot be read, and why.
+        broken: tensors that are listed but cannot be read, and why; by file name also files that
+            are missing, where nobody can list what is in them.
         metadata: texts by name about the whole model, which the container keeps for its users.
         details: further facts for `inspect`.
         sources: what to close.
@@ -363,7 +384,8 @@ class TensorDict(Mapping[str, Tensor]):
     def select(self, names: Iterable[str], *notes: Note) -> TensorDict:
         """Return the dictionary with only `names`, in the order given, and further notes."""
         kept = {name: self.tensors[name] for name in names}
-        broken = {name: error for name, error in self.broken.items() if name in kept}
+        gone = set(self.tensors) - set(kept)
+        broken = {name: error for name, error in self.broken.items() if name not in gone}
         return replace(self, tensors=kept, broken=broken, notes=self.notes + notes)
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "parse_entry",
     "parse_header",
     "parse_shape",
+    "parse_slice",
     "slice_key",
 ]
 
@@ -179,7 +180,7 @@ def _parse_any_entry(data: bytes) -> Entry:
             if number == 2:
                 shape = parse_shape(value)
             elif number == 7:
-                slices.append(_parse_slice(value))
+                slices.append(parse_slice(value))
         elif kind == (FIXED32 if number == 6 else VARINT):
             numbers[number] = signed(value)
     return Entry(numbers[1], shape, numbers[3], numbers[4], numbers[5], numbers[6], tuple(slices))
@@ -198,7 +199,7 @@ def parse_shape(data: bytes) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _parse_slice(data: bytes) -> tuple[Range, ...]:
+def parse_slice(data: bytes) -> tuple[Range, ...]:
     """Decode a TensorSliceProto: per dimension an Extent, whose length may be absent."""
     ranges: list[Range] = []
     for number, _, value in fields(data):

@@ -25,7 +25,18 @@ from ..errors import CorruptFileError, UnsafeFileError
 from ..sources import Source
 from .wire import read_varint, varint
 
-__all__ = ["FOOTER_BYTES", "MAGIC", "Handle", "Table", "build_table", "mask", "unmask"]
+__all__ = [
+    "FOOTER_BYTES",
+    "MAGIC",
+    "Handle",
+    "Table",
+    "Trailer",
+    "block_entries",
+    "build_table",
+    "entries_end",
+    "mask",
+    "unmask",
+]
 
 FOOTER_BYTES = 48
 TRAILER_BYTES = 5
@@ -35,6 +46,7 @@ RESTART_INTERVAL = 16  # table_options.h, Options::block_restart_interval
 MASK_DELTA = 0xA282EAD8  # xla/tsl/lib/hash/crc32c.h, kMaskDelta
 # A snappy copy of 64 bytes takes 3, so no honest block grows further than this.
 SNAPPY_RATIO = 24
+CHECK_BYTES = 1 << 20  # of a block that is checked without being held in memory
 
 
 def mask(crc: int) -> int:
@@ -53,6 +65,13 @@ class Handle(NamedTuple):
 
     offset: int
     length: int
+
+
+class Trailer(NamedTuple):
+    """What stands behind a block: how it is compressed, and the CRC-32C of it and that byte."""
+
+    compression: int
+    crc: int
 
 
 class Table:
@@ -80,14 +99,57 @@ class Table:
             CorruptFileError: a block is damaged; the error names its byte offset.
         """
         last: bytes | None = None
-        for _, value in self._block(self._index):
-            with self._naming(self._index):
-                handle = _read_handle(value, 0)[0]
-            for key, content in self._block(handle):
+        for handle in self.blocks():
+            for key, content, _ in self._block(handle):
                 if last is not None and key <= last:
                     self.out_of_order = True
                 last = key
                 yield key, content
+
+    def blocks(self) -> Iterator[Handle]:
+        """Yield where the data blocks lie, in the order of the file; reads the index alone.
+
+        Raises:
+            CorruptFileError: the index is damaged.
+        """
+        for _, value, _ in self._block(self._index):
+            with self.naming(self._index):
+                handle = _read_handle(value, 0)[0]
+            yield handle
+
+    def body(self, block: Handle) -> bytes:
+        """Return what a block holds, verified and unpacked.
+
+        Raises:
+            CorruptFileError: it is damaged; the error names its byte offset.
+        """
+        with self.naming(block):
+            return self._body(block)
+
+    def trailer(self, block: Handle) -> Trailer:
+        """Read what stands behind a block, and nothing of the block itself.
+
+        Raises:
+            CorruptFileError: the block runs past the end of the table.
+        """
+        with self.naming(block):
+            self._check_place(block)
+            stored = self._source.read(block.offset + block.length, TRAILER_BYTES)
+            return Trailer(stored[0], unmask(int.from_bytes(stored[1:], "little")))
+
+    def check(self, block: Handle) -> None:
+        """Verify the checksum of a block of any size, a piece at a time.
+
+        Raises:
+            CorruptFileError: it differs.
+        """
+        crc, end = 0, block.offset + block.length + 1  # with the byte for the compression
+        expected = self.trailer(block).crc
+        for at in range(block.offset, end, CHECK_BYTES):
+            piece = self._source.read(at, min(CHECK_BYTES, end - at))
+            crc = Algorithm.CRC32C.update(piece, crc)
+        with self.naming(block):
+            _compare(mask(expected), mask(crc))
 
     def _footer(self) -> Handle:
         size = self._source.size
@@ -108,15 +170,15 @@ class Table:
                 got=footer[-len(MAGIC) :].hex(),
                 hint="the file is cut short, or something was added to it; copy it again",
             )
-        with self._naming(Handle(size - FOOTER_BYTES, FOOTER_BYTES)):
+        with self.naming(Handle(size - FOOTER_BYTES, FOOTER_BYTES)):
             _, at = _read_handle(footer, 0)
             return _read_handle(footer, at)[0]
 
-    def _block(self, handle: Handle) -> Iterator[tuple[bytes, bytes]]:
-        with self._naming(handle):
-            yield from _entries(self._body(handle))
+    def _block(self, handle: Handle) -> Iterator[tuple[bytes, bytes, int]]:
+        with self.naming(handle):
+            yield from block_entries(self._body(handle))
 
-    def _body(self, handle: Handle) -> bytes:
+    def _check_place(self, handle: Handle) -> None:
         limit = self._source.size - FOOTER_BYTES - TRAILER_BYTES
         if handle.offset + handle.length > limit:
             raise CorruptFileError(
@@ -124,6 +186,9 @@ class Table:
                 expected=f"at most byte {limit}",
                 got=f"byte {handle.offset + handle.length}",
             )
+
+    def _body(self, handle: Handle) -> bytes:
+        self._check_place(handle)
         stored = self._source.read(handle.offset, handle.length + TRAILER_BYTES)
         self._check(stored)
         body, compression = stored[: handle.length], stored[handle.length]
@@ -137,20 +202,12 @@ class Table:
         return body
 
     def _check(self, stored: bytes) -> None:
-        if not self._verify:
-            return
-        expected = int.from_bytes(stored[-4:], "little")
-        got = mask(Algorithm.CRC32C.update(stored[:-4]))
-        if expected != got:
-            raise CorruptFileError(
-                "masked crc32c of the block differs",
-                expected=f"0x{expected:08x}",
-                got=f"0x{got:08x}",
-                hint="copy the file again, or read what is there with --no-checksum",
-            )
+        if self._verify:
+            got = mask(Algorithm.CRC32C.update(stored[:-4]))
+            _compare(int.from_bytes(stored[-4:], "little"), got)
 
     @contextmanager
-    def _naming(self, handle: Handle) -> Iterator[None]:
+    def naming(self, handle: Handle) -> Iterator[None]:
         """Put file and block into an error on its way out."""
         try:
             yield
@@ -158,6 +215,16 @@ class Table:
             if error.path is None:
                 error.path = os.fspath(self._source.path)
             raise error.within(f"block at byte {handle.offset}") from error
+
+
+def _compare(expected: int, got: int) -> None:
+    if expected != got:
+        raise CorruptFileError(
+            "masked crc32c of the block differs",
+            expected=f"0x{expected:08x}",
+            got=f"0x{got:08x}",
+            hint="copy the file again, or read what is there with --no-checksum",
+        )
 
 
 def _read_handle(data: bytes, at: int) -> tuple[Handle, int]:
@@ -188,9 +255,15 @@ def _unsnappy(body: bytes) -> bytes:
     return plain
 
 
-def _entries(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the entries of a block; restart points only serve searches and are not needed."""
-    end = _entries_end(body)
+def block_entries(body: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield key and value of the entries of a block, and at which byte the value starts.
+
+    Restart points only serve searches and are not needed.
+
+    Raises:
+        CorruptFileError: an entry is no entry, or runs past the end of the block.
+    """
+    end = entries_end(len(body), body[-4:])
     at, key = 0, b""
     while at < end:
         # Nearly every length is below 128; the restart count behind the entries makes it safe
@@ -211,19 +284,27 @@ def _entries(body: bytes) -> Iterator[tuple[bytes, bytes]]:
             )
         key = key[:shared] + body[at : at + unshared]
         at += unshared
-        yield key, body[at : at + size]
+        yield key, body[at : at + size], at
         at += size
 
 
-def _entries_end(body: bytes) -> int:
-    """Return where the entries of a block end and its restart offsets begin."""
-    if len(body) < 4:
-        raise CorruptFileError("block too short", expected="at least 4 bytes", got=len(body))
-    restarts = int.from_bytes(body[-4:], "little")
-    end = len(body) - 4 * (restarts + 1)
+def entries_end(length: int, tail: bytes) -> int:
+    """Return where in a block the entries end and the restart offsets begin.
+
+    Args:
+        length: of the block, in bytes.
+        tail: its last four bytes, the number of restart offsets.
+
+    Raises:
+        CorruptFileError: there is no room for so many.
+    """
+    if length < 4:
+        raise CorruptFileError("block too short", expected="at least 4 bytes", got=length)
+    restarts = int.from_bytes(tail, "little")
+    end = length - 4 * (restarts + 1)
     if end < 0:
         raise CorruptFileError(
-            "restart points", expected=f"at most {len(body) // 4 - 1}", got=restarts
+            "restart points", expected=f"at most {length // 4 - 1}", got=restarts
         )
     return end
 

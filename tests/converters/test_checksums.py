@@ -43,6 +43,7 @@ def test_parts_combine_and_split(algorithm: Algorithm, first: bytes, second: byt
     whole = algorithm.update(first + second)
     assert algorithm.combine(one, other, len(second)) == whole
     assert algorithm.split_off(whole, one, len(second)) == other
+    assert algorithm.cut_off(whole, other, len(second)) == one
 
 
 @algorithms
@@ -60,6 +61,7 @@ def test_long_parts_combine(algorithm: Algorithm) -> None:
     whole = algorithm.update(b"x" + second)
     parts = algorithm.update(b"x"), algorithm.update(second)
     assert algorithm.combine(*parts, len(second)) == whole
+    assert algorithm.cut_off(whole, parts[1], len(second)) == parts[0]
 
 
 def test_checksums_are_values() -> None:

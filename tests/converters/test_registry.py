@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorferry.converters import open_tensors, registry
-from tensorferry.converters.containers.sstable import build_table
-from tensorferry.converters.containers.wire import message
 from tensorferry.converters.errors import NotRecognisedError, UsageError
 from tensorferry.converters.output import write_plan
 from tensorferry.converters.registry import (
@@ -117,10 +115,6 @@ def _pytorch_zip(path: Path) -> None:
         archive.writestr("archive/data/0", bytes(8))
 
 
-def _v1_checkpoint(path: Path) -> None:
-    path.write_bytes(build_table([(b"", message((1, message((1, b"meta")))))]))
-
-
 def _made(path: Path, kind: str) -> Path:
     heads = {
         "git lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
@@ -133,17 +127,12 @@ def _made(path: Path, kind: str) -> Path:
     }
     if kind == "pytorch":
         _pytorch_zip(path)
-    elif kind == "keras":
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("config.json", "{}")
     elif kind == "npy":
         with path.open("wb") as file:
             np.save(file, np.arange(3))
     elif kind == "zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("readme.txt", "hello")
-    elif kind == "v1":
-        _v1_checkpoint(path)
     else:
         path.write_bytes(heads[kind])
     return path
@@ -160,10 +149,8 @@ def _made(path: Path, kind: str) -> Path:
         ("gzip", "a gzip-compressed file", "unpack it"),
         ("npy", "a single array", "numpy.savez"),
         ("zip", "a zip archive", "unpack it"),
-        ("keras", "a Keras archive", ""),
         ("empty", "an empty file", ""),
         ("onnx", "a protobuf message", ""),
-        ("v1", "a TensorFlow V1 checkpoint", ""),
         ("text", "no format that is read here", "what is read: "),
     ],
 )
@@ -192,9 +179,9 @@ def test_a_file_that_may_not_be_read_is_named(
     assert caught.value.path == str(path)
 
 
-def test_a_saved_model_is_named_and_its_weights_are_offered(tmp_path: Path) -> None:
-    (tmp_path / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(NotRecognisedError, match="a SavedModel") as caught:
+def test_a_chunked_saved_model_is_named_and_its_weights_are_offered(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.cpb").write_bytes(b"")
+    with pytest.raises(NotRecognisedError, match="a SavedModel in chunks") as caught:
         open_tensors(tmp_path)
     assert caught.value.hint is None
     (tmp_path / "variables").mkdir()
