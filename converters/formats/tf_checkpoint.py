@@ -3,7 +3,7 @@ r"""TensorFlow checkpoint V2: a tensor bundle under a prefix, name-based or obje
     model.ckpt-7.index                  names, dtypes, shapes, places, checksums
     model.ckpt-7.data-00000-of-00001    the bytes
     checkpoint                          text: which prefix is the latest
-    model.ckpt-7.meta                   the graph; not needed for values, not read
+    model.ckpt-7.meta                   the graph; not needed for values, read for roles
 
 Layout: `containers/tensor_bundle.py`. Specified by tensorflow/core/util/tensor_bundle and
 tensorflow/core/protobuf/tensor_bundle.proto (v2.21.0).
@@ -37,11 +37,12 @@ from ..containers.tensor_bundle import (
 from ..dtypes import DType
 from ..errors import ConvertError, CorruptFileError, TargetError
 from ..graphs.object_graph import GRAPH_KEY, ObjectGraph, describe
+from ..graphs.variable_roles import describe_names, find_meta
 from ..names import encode
 from ..notes import Kind, Note
 from ..output import Placement, Plan, PlannedFile
 from ..registry import Format, Location, ReadOptions, WriteOptions
-from ..tensors import Origin, Tensor, TensorDict, translated
+from ..tensors import Origin, Role, Tensor, TensorDict, translated
 
 __all__ = ["FORMAT"]
 
@@ -61,10 +62,11 @@ def _sniff(location: Location) -> bool:
 def _open(location: Location, options: ReadOptions) -> TensorDict:
     found = find(location.path, step=options.step, latest=options.latest)
     bundle = Bundle.open(found.prefix, verify=options.verify)
-    origins, graph_notes = _origins(bundle, readable=options.names == "readable")
+    origins, graph_notes = _origins(bundle, found.prefix, readable=options.names == "readable")
     tensors = bundle.tensors
     if GRAPH_KEY in tensors:
         tensors = {name: bundle.tensors[origin.key] for name, origin in origins.items()}
+    origins = _with_texts(origins, tensors)
     shards = bundle.header.shards
     kind = OBJECT_BASED if GRAPH_KEY in bundle.tensors else "name-based"
     return TensorDict(
@@ -86,10 +88,13 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
     )
 
 
-def _origins(bundle: Bundle, *, readable: bool) -> tuple[Mapping[str, Origin], list[Note]]:
-    """Return by name where each tensor comes from, for those that a graph names."""
+def _origins(
+    bundle: Bundle, prefix: Path, *, readable: bool
+) -> tuple[Mapping[str, Origin], list[Note]]:
+    """Return by name where each tensor comes from, and what it is for."""
     if GRAPH_KEY not in bundle.tensors:
-        return {}, []
+        shapes = {key: tensor.spec.shape for key, tensor in bundle.tensors.items()}
+        return describe_names(shapes, find_meta(prefix), shapes=shapes)
     keys = [key for key in bundle.tensors if key != GRAPH_KEY]
     try:
         data = b"".join(bundle.tensors[GRAPH_KEY].elements())
@@ -97,6 +102,18 @@ def _origins(bundle: Bundle, *, readable: bool) -> tuple[Mapping[str, Origin], l
     except CorruptFileError as error:
         text = f"the object graph cannot be read, so names are keys: {error.message}"
         return {key: Origin(key) for key in keys}, [Note(Kind.SOURCE, text)]
+
+
+def _with_texts(
+    origins: Mapping[str, Origin], tensors: Mapping[str, Tensor]
+) -> Mapping[str, Origin]:
+    """Call variables that hold strings text: no graph does, and they are no weights."""
+    changed = {
+        name: origin._replace(role=Role.TEXT)
+        for name, origin in origins.items()
+        if tensors[name].spec.dtype is DType.STRING and origin.role is not Role.TABLE
+    }
+    return {**origins, **changed} if changed else origins
 
 
 def _broken(bundle: Bundle, origins: Mapping[str, Origin]) -> dict[str, ConvertError]:
@@ -249,4 +266,5 @@ FORMAT = Format(
     open=_open,
     plan=_plan,
     shards=True,
+    limits="object-based files are read and not written",
 )

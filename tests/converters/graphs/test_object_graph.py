@@ -10,7 +10,7 @@ from tensorferry.converters import ReadOptions, open_tensors
 from tensorferry.converters.containers.wire import message
 from tensorferry.converters.errors import CorruptFileError
 from tensorferry.converters.graphs.object_graph import GRAPH_KEY, ObjectGraph, describe
-from tensorferry.converters.tensors import Origin, Role, TensorDict
+from tensorferry.converters.tensors import Evidence, Origin, Role, TensorDict
 
 END = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -58,34 +58,38 @@ def _by_role(tensors: TensorDict, role: Role) -> set[str]:
 
 def test_tf_keras_names_its_variables_and_slots(samples: Path) -> None:
     tensors = _sample(samples, "tf_keras_object")
-    weights = _by_role(tensors, Role.WEIGHT)
+    weights = _by_role(tensors, Role.WEIGHT) | _by_role(tensors, Role.STATE)
     assert weights == {
         "d1/kernel", "d1/bias", "bn/gamma", "bn/beta", "bn/moving_mean", "bn/moving_variance",
         "d2/kernel", "d2/bias",
     }  # fmt: skip
-    trained = weights - {"bn/moving_mean", "bn/moving_variance"}
+    assert _by_role(tensors, Role.STATE) == {"bn/moving_mean", "bn/moving_variance"}
+    trained = _by_role(tensors, Role.WEIGHT)
     assert _by_role(tensors, Role.SLOT) == {f"Adam/{name}/{s}" for name in trained for s in "mv"}
-    assert _by_role(tensors, Role.COUNTER) == {"save_counter"}
+    assert _by_role(tensors, Role.COUNTER) == {"save_counter", "Adam/iter"}
     assert _by_role(tensors, Role.OPTIMIZER) == {
-        f"Adam/{name}" for name in ("iter", "learning_rate", "beta_1", "beta_2", "decay")
+        f"Adam/{name}" for name in ("learning_rate", "beta_1", "beta_2", "decay")
     }
 
 
 def test_slots_know_their_variable(samples: Path) -> None:
     tensors = _sample(samples, "tf_keras_object")
     for name in _by_role(tensors, Role.SLOT):
-        assert name in (f"Adam/{tensors.origin(name).owner}/{slot}" for slot in "mv")
+        origin = tensors.origin(name)
+        assert name == f"Adam/{origin.owner}/{origin.slot}"
 
 
-def test_state_of_the_new_tf_keras_optimizer_is_optimizer_state(samples: Path) -> None:
+def test_slots_of_the_new_tf_keras_optimizer_know_their_variable(samples: Path) -> None:
     tensors = _sample(samples, "tf_keras_weights")
     assert _by_role(tensors, Role.WEIGHT) == {
-        "conv/kernel", "conv/bias", "bn/gamma", "bn/beta", "bn/moving_mean", "bn/moving_variance",
-        "head/kernel", "head/bias",
+        "conv/kernel", "conv/bias", "bn/gamma", "bn/beta", "head/kernel", "head/bias",
     }  # fmt: skip
-    assert {"iteration", "learning_rate", "m/conv/kernel", "v/head/bias"} <= _by_role(
-        tensors, Role.OPTIMIZER
-    )
+    assert _by_role(tensors, Role.STATE) == {"bn/moving_mean", "bn/moving_variance"}
+    assert _by_role(tensors, Role.OPTIMIZER) == {"learning_rate"}
+    assert _by_role(tensors, Role.COUNTER) == {"iteration", "save_counter"} & set(tensors)
+    owners = {name: tensors.origin(name).owner for name in _by_role(tensors, Role.SLOT)}
+    assert len(owners) == 12
+    assert all(name[2:] == owner for name, owner in owners.items())
     assert len(tensors) == 22
 
 
@@ -94,11 +98,13 @@ def test_keras3_weights_that_are_keyed_under_the_optimizer_are_weights(samples: 
     keys = {name: tensors.origin(name).key for name in _by_role(tensors, Role.WEIGHT)}
     assert keys["d1/kernel"] == f"optimizer/_trainable_variables/0{END}"
     assert set(keys) == {
-        "d1/kernel", "d1/bias", "bn/gamma", "bn/beta", "bn/moving_mean", "bn/moving_variance",
-        "d2/kernel", "d2/bias",
+        "d1/kernel", "d1/bias", "bn/gamma", "bn/beta", "d2/kernel", "d2/bias",
     }  # fmt: skip
-    state = _by_role(tensors, Role.OPTIMIZER)
-    assert {"adam/iteration", "adam/d1_kernel_momentum", "adam/d2_bias_velocity"} <= state
+    assert _by_role(tensors, Role.STATE) == {"bn/moving_mean", "bn/moving_variance"}
+    assert _by_role(tensors, Role.OPTIMIZER) == {"adam/learning_rate"}
+    assert _by_role(tensors, Role.COUNTER) == {"adam/iteration", "save_counter"}
+    slot = tensors.origin("adam/d2_bias_velocity")
+    assert (slot.role, slot.owner, slot.slot) == (Role.SLOT, "d2/bias", "velocity")
 
 
 def test_ambiguous_full_names_give_way_to_paths(samples: Path) -> None:
@@ -110,9 +116,11 @@ def test_ambiguous_full_names_give_way_to_paths(samples: Path) -> None:
     assert tensors.origin("module/by_name/c/d/b").key == f"module/by_name/c.Sd/b{END}"
 
 
-def test_tables_keep_their_keys(samples: Path) -> None:
+def test_tables_are_tables_and_strings_are_text(samples: Path) -> None:
     tensors = _sample(samples, "tf_module_object")
-    assert tensors.origin("module/table/.ATTRIBUTES/table-keys").role is Role.UNKNOWN
+    assert _by_role(tensors, Role.TABLE) == {"module/table/keys", "module/table/values"}
+    assert tensors.origin("module/table/keys").key == "module/table/.ATTRIBUTES/table-keys"
+    assert _by_role(tensors, Role.TEXT) == {"module/words"}
 
 
 def test_the_graph_itself_is_no_tensor(samples: Path) -> None:
@@ -144,7 +152,8 @@ def test_without_full_names_the_path_is_the_name() -> None:
 def test_keys_can_stay_as_they_are() -> None:
     graph = _graph([_child(1, "v")], [_value(f"v{END}", "dense/kernel")])
     origins = describe(graph, [f"v{END}", "other"], readable=False)
-    assert origins == {f"v{END}": Origin(f"v{END}", Role.WEIGHT), "other": Origin("other")}
+    weight = Origin(f"v{END}", Role.WEIGHT, evidence=Evidence.GRAPH)
+    assert origins == {f"v{END}": weight, "other": Origin("other")}
 
 
 def test_the_shortest_path_wins_and_layer_goes_before_layer_with_weights() -> None:
@@ -211,7 +220,7 @@ def test_iter_beside_a_hyper_parameter_is_an_optimizer(beside: str) -> None:
         [_value(f"opt/{beside}{END}")],
     )
     keys = (f"w{END}", f"opt/iter{END}", f"opt/{beside}{END}")
-    assert list(_roles(graph, *keys).values()) == [Role.WEIGHT, Role.OPTIMIZER, Role.OPTIMIZER]
+    assert list(_roles(graph, *keys).values()) == [Role.WEIGHT, Role.COUNTER, Role.OPTIMIZER]
 
 
 def test_what_is_reached_beside_the_optimizer_too_is_a_weight() -> None:
@@ -225,7 +234,7 @@ def test_what_is_reached_beside_the_optimizer_too_is_a_weight() -> None:
         [_child(3, "kernel")],
     )
     keys = [f"optimizer/{name}{END}" for name in ("w", "_iterations", "m")]
-    assert list(_roles(graph, *keys).values()) == [Role.WEIGHT, Role.OPTIMIZER, Role.OPTIMIZER]
+    assert list(_roles(graph, *keys).values()) == [Role.WEIGHT, Role.COUNTER, Role.OPTIMIZER]
     assert _names(graph, *keys)[keys[0]] == "model/layer/kernel"
 
 
@@ -239,7 +248,8 @@ def test_slots_have_an_owner() -> None:
     )
     origins = describe(graph, [f"w{END}", f"w/.OPTIMIZER_SLOT/o/m{END}"])
     slot = f"w/.OPTIMIZER_SLOT/o/m{END}"
-    assert origins[slot] == Origin(slot, Role.SLOT, "kernel")
+    assert origins[slot] == Origin(slot, Role.SLOT, "kernel", False, Evidence.GRAPH, "m")
+    assert origins["kernel"].trainable is True
 
 
 def test_only_the_save_counter_of_the_root_is_a_counter() -> None:
