@@ -49,6 +49,7 @@ MODELS = (
     Model("tf1_adam_ema", "name-based", "model.ckpt-7"),
     Model("tf1_partitioned", "name-based", "model.ckpt-7"),
     Model("tf1_multi_shard", "name-based", "model.ckpt-7"),
+    Model("tf1_v1", "name-based", "model.ckpt-7"),
     Model("several_steps", "name-based", "."),
     Model("tf_module_object", "object-based", "ckpt-1"),
     Model("max_shard_slices", "object-based", "ckpt-1"),

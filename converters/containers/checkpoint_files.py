@@ -5,6 +5,10 @@ text file `checkpoint` that names the latest (CheckpointState, tensorflow/python
 checkpoint_state.proto, in protobuf's text form). That file may hold absolute paths, which are
 stale once the folder has moved; the same name beside the state file is taken then.
 
+A V1 checkpoint is a file of any name, or `<name>-00000-of-00002` and so on; state files hold the
+pattern `<name>-?????-of-00002` then, which stands for the prefix here too. Both kinds may lie in
+one folder, and where both have the same name, V2 wins, as for TensorFlow.
+
 Saves that were interrupted leave `<prefix>.…tempstate<number>` files or a folder
 `<prefix>_temp/` whose `part-…` files are each a complete bundle.
 """
@@ -13,13 +17,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import NotRecognisedError, UsageError
+from ..errors import ConvertError, NotRecognisedError, UsageError
 from ..names import near
 from ..notes import Kind, Note
+from .saved_model_files import model_of_variables
 from .tensor_bundle import bundle_prefix, index_path
+from .tensor_slices import is_tensor_slices
 
 __all__ = ["Found", "build_state", "find", "is_state_file", "looks_like_checkpoint"]
 
@@ -30,6 +36,7 @@ _STATE_LINE = re.compile(
 )
 _ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
 _STEP = re.compile(r"-(\d+)$")
+_V1_SHARD = re.compile(r"^(?P<name>.+)-(\d{5}|\?{5})-of-(?P<count>\d{5})$", re.DOTALL)
 _LEFTOVER = re.compile(r"\.tempstate\d+$|_temp(_[0-9a-f]{32})?$")
 _PLAIN = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
 
@@ -39,54 +46,170 @@ class Found:
     """A checkpoint, and what was seen on the way to it.
 
     Attributes:
-        prefix: of the checkpoint that is meant.
+        prefix: of the checkpoint that is meant; the file or the shards' pattern for V1.
         others: prefixes of the other checkpoints in the folder, where a folder was given.
         notes: why this one, leftovers, stale paths.
+        files: of a V1 checkpoint, all shards, whether or not they are there; none for V2.
     """
 
     prefix: Path
     others: tuple[Path, ...] = ()
     notes: tuple[Note, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """1 or 2."""
+        return 1 if self.files else 2
+
+    @property
+    def base(self) -> Path:
+        """The prefix without the pattern of V1 shards; the graph beside is `<base>.meta`."""
+        return self.prefix.with_name(_name(self.prefix))
 
 
-def find(path: Path, *, step: int | None = None, latest: bool = False) -> Found:
+def find(path: Path, *, step: int | None = None, latest: bool = False, version: int = 2) -> Found:
     """Return the checkpoint that `path` stands for.
 
     Args:
         path: a prefix, a member file, a folder or a state file.
         step: take the checkpoint of this step from the folder.
         latest: take the one of the highest step, whatever the state file says.
+        version: what the caller reads.
 
     Raises:
         NotRecognisedError: there is none.
-        UsageError: there are several and nothing says which.
+        UsageError: there are several and nothing says which, or it is of the other version.
     """
+    found = _find(path, step, latest, version)
+    if found.version != version:
+        raise UsageError(
+            f"`{found.prefix.name}` is a checkpoint of the other version",
+            path=path,
+            expected=f"V{version}",
+            got=f"V{found.version}",
+            hint=f"point at {found.prefix} itself, without --from",
+        )
+    return found
+
+
+def _find(path: Path, step: int | None, latest: bool, version: int) -> Found:
     if path.is_dir():
         return _in_folder(path, step, latest)
     if is_state_file(path):
         if step is not None or latest:
             return _in_folder(path.parent, step, latest)
         return _named_by(path)
-    prefix = path if index_path(path).is_file() else bundle_prefix(path) or path
+    found = _meant(path, version)
+    prefix = found.prefix if found else bundle_prefix(path) or path
     if step is not None and _step(prefix) != step:
         return _in_folder(prefix.parent, step, latest)
-    if index_path(prefix).is_file():
-        return _with_leftovers(prefix)
-    raise _incomplete(path, prefix)
+    if found is None and version == 1 and path.is_file():
+        return Found(path, files=(path,))  # reading it says best what is wrong with it
+    if found is None:
+        raise _incomplete(path, prefix)
+    return replace(found, notes=_notes_beside(found))
 
 
-def looks_like_checkpoint(path: Path) -> bool:
+def looks_like_checkpoint(path: Path, *, version: int = 2) -> bool:
     """Tell whether `path` is a prefix, member, folder or state file of a checkpoint.
 
-    Also true for what is left of one, so that the error can say what is missing.
+    Also true for what is left of a V2 one, so that the error can say what is missing.
     """
-    if path.is_dir():
-        return bool(_prefixes(path) or _state_files(path) or _leftovers(path))
-    if index_path(path).is_file() or is_state_file(path):
-        return True
+    return _version(path) == version
+
+
+def _version(path: Path) -> int | None:
+    if path.is_dir() or is_state_file(path):
+        return _version_in(path)
+    found = _meant(path)
+    if found:
+        return found.version
     if bundle_prefix(path) or _LEFTOVER.search(path.name):
-        return True
-    return not path.exists() and bool(_members(path))
+        return 2
+    return 2 if not path.exists() and _members(path) else None
+
+
+def _version_in(path: Path) -> int | None:
+    """Return the version of the checkpoint that a folder or state file stands for."""
+    if path.is_dir() and model_of_variables(path):
+        return None  # part of a SavedModel, whose graph says what the variables are
+    try:
+        return _find(path, None, False, 2).version
+    except ConvertError:
+        folder = path if path.is_dir() else path.parent
+        versions = [_found(prefix).version for prefix in _prefixes(folder)]
+        if not versions and (_state_files(folder) or _leftovers(folder)):
+            return 2
+        return max(versions, default=None)
+
+
+# Both versions
+
+
+def _meant(path: Path, first: int = 2) -> Found | None:
+    """Return the checkpoint that is named by itself or by one of its files.
+
+    Args:
+        path: a prefix or a member.
+        first: the version to take where both have the same name.
+    """
+    candidates = [path, *filter(None, [bundle_prefix(path)])]
+    for version in (first, 3 - first):
+        for candidate in candidates:
+            found = _bundle(candidate) if version == 2 else _v1(candidate)
+            if found:
+                return found
+    return None
+
+
+def _bundle(prefix: Path) -> Found | None:
+    return Found(prefix) if index_path(prefix).is_file() else None
+
+
+def _v1(path: Path) -> Found | None:
+    """Return the V1 checkpoint that is this file, has it for a shard, or is called so."""
+    pattern = _v1_pattern(path)
+    if pattern is None and path.is_file():
+        return Found(path, files=(path,)) if is_tensor_slices(path) else None
+    if pattern is None and not path.exists():
+        pattern = _v1_called(path)
+    if pattern is None or not any(map(is_tensor_slices, _v1_shards(pattern))):
+        return None
+    start, count = pattern.name[: -len("?????-of-00000")], int(pattern.name[-5:])
+    names = [f"{start}{shard:05d}-of-{count:05d}" for shard in range(count)]
+    return Found(pattern, files=tuple(pattern.with_name(name) for name in names))
+
+
+def _v1_pattern(path: Path) -> Path | None:
+    """Return the pattern of a shard, as state files have it."""
+    match = _V1_SHARD.match(path.name)
+    return match and path.with_name(f"{match['name']}-?????-of-{match['count']}")
+
+
+def _v1_called(path: Path) -> Path | None:
+    """Return the pattern of the shards that have this name, if all have the same."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    patterns = {_v1_pattern(each) for each in beside if each.name.startswith(f"{path.name}-")}
+    named = [each for each in patterns if each and _name(each) == path.name]
+    return named[0] if len(named) == 1 else None
+
+
+def _v1_shards(pattern: Path) -> list[Path]:
+    """Return the shards of a pattern that are there."""
+    beside = pattern.parent.iterdir() if pattern.parent.is_dir() else ()
+    return sorted(path for path in beside if _v1_pattern(path) == pattern and path.is_file())
+
+
+def _name(prefix: Path) -> str:
+    """Return the name of a prefix, without the pattern of V1 shards."""
+    match = _V1_SHARD.match(prefix.name)
+    return match["name"] if match else prefix.name
+
+
+def _found(prefix: Path, others: tuple[Path, ...] = (), notes: tuple[Note, ...] = ()) -> Found:
+    """Return a checkpoint that is known to be there."""
+    return replace(_meant(prefix) or Found(prefix), others=others, notes=notes)
 
 
 # The state file
@@ -117,7 +240,7 @@ def _read_state(path: Path) -> list[Path]:
             text = file.read(STATE_BYTES + 1)
     except OSError:
         return []
-    if len(text) > STATE_BYTES or b"model_checkpoint_path" not in text:
+    if len(text) > STATE_BYTES or b"model_checkpoint_path" not in text or b"\0" in text:
         return []
     rows = _STATE_LINE.findall(text)
     latest = [value for key, value in rows if key == b"model_checkpoint_path"]
@@ -147,16 +270,18 @@ def _named_by(state: Path) -> Found:
     """Return the first checkpoint that a state file names and that is there."""
     named = _read_state(state)
     for number, path in enumerate(named):
-        for prefix in (state.parent / path, state.parent / path.name):
-            if not index_path(prefix).is_file():
+        for candidate in (state.parent / path, state.parent / path.name):
+            found = _meant(candidate)
+            if found is None:
                 continue
             notes = []
-            if prefix != state.parent / path:
+            if candidate != state.parent / path:
                 notes.append(_note(f"`{state.name}` names {path}, which is gone; read beside it"))
             if number:
                 notes.append(_note(f"the latest, `{named[0].name}`, is not there"))
-            others = tuple(other for other in _prefixes(state.parent) if other != prefix)
-            return Found(prefix, others, (*notes, *_leftover_notes(state.parent)))
+            others = tuple(each for each in _prefixes(state.parent) if each != found.prefix)
+            notes += _leftover_notes(state.parent)
+            return replace(found, others=others, notes=tuple(notes))
     raise NotRecognisedError(
         "names a checkpoint that is not there",
         path=state,
@@ -214,8 +339,13 @@ def _default(folder: Path, prefixes: Sequence[Path]) -> Found:
 
 def _prefixes(folder: Path) -> list[Path]:
     """Return the prefixes in a folder by step, then by name."""
-    names = [path.name[: -len(".index")] for path in folder.glob("*.index") if path.is_file()]
-    prefixes = [folder / name for name in names if name]
+    files = [path for path in folder.iterdir() if path.is_file()]
+    names = [path.name[: -len(".index")] for path in files if path.name.endswith(".index")]
+    prefixes = {folder / name for name in names if name}
+    others = [path for path in files if path not in prefixes and not bundle_prefix(path)]
+    # Once per pattern: data sets are named so too, and have thousands of shards.
+    found = (_v1(path) for path in {_v1_pattern(path) or path for path in others})
+    prefixes |= {each.prefix for each in found if each}
     return sorted(prefixes, key=lambda prefix: (_step(prefix) or -1, prefix.name))
 
 
@@ -250,18 +380,19 @@ def _leftover_notes(folder: Path) -> tuple[Note, ...]:
 
 def _with_others(prefix: Path, prefixes: Sequence[Path], folder: Path) -> Found:
     others = tuple(other for other in prefixes if other != prefix)
-    return Found(prefix, others, _leftover_notes(folder))
+    return _found(prefix, others, _leftover_notes(folder))
 
 
-def _with_leftovers(prefix: Path) -> Found:
-    notes = [note for note in _leftover_notes(prefix.parent) if f"`{prefix.name}" in note.text]
-    if prefix.is_file():
-        notes.append(_note(f"`{prefix.name}` beside it is not read: the index wins, as for Saver"))
-    return Found(prefix, (), tuple(notes))
+def _notes_beside(found: Found) -> tuple[Note, ...]:
+    name = found.prefix.name
+    notes = [note for note in _leftover_notes(found.prefix.parent) if f"`{name}" in note.text]
+    if found.version == 2 and found.prefix.is_file():
+        notes.append(_note(f"`{name}` beside it is not read: the index wins, as for Saver"))
+    return tuple(notes)
 
 
 def _step(prefix: Path) -> int | None:
-    match = _STEP.search(prefix.name)
+    match = _STEP.search(_name(prefix))
     return int(match[1]) if match else None
 
 

@@ -15,6 +15,7 @@ from tensorferry.converters.containers.checkpoint_files import (
     looks_like_checkpoint,
 )
 from tensorferry.converters.containers.sstable import build_table
+from tensorferry.converters.containers.wire import message
 from tensorferry.converters.errors import ConvertError, NotRecognisedError, UsageError
 
 INDEX = build_table([(b"", build_header(1))])
@@ -368,3 +369,113 @@ def test_nothing_but_convert_errors(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConvertError) as caught:
         find(tmp_path / name)
     assert caught.value.path
+
+
+# V1 checkpoints
+
+
+def _v1(folder: Path, *names: str) -> Path:
+    """Write V1 checkpoints without tensors and return the path of the last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(build_table([(b"", message((1, message((2, b"")))))]))
+    return folder / names[-1]
+
+
+SHARDS = ("m-7-00000-of-00002", "m-7-00001-of-00002")
+
+
+@pytest.mark.parametrize("pointed", ["m-7", "m-7.meta", "checkpoint", "."])
+def test_a_v1_file_is_found(tmp_path: Path, pointed: str) -> None:
+    path = _v1(tmp_path, "m-7")
+    (tmp_path / "m-7.meta").write_bytes(b"\x0a\x00")
+    _state(tmp_path, 'model_checkpoint_path: "m-7"')
+    found = find(tmp_path / pointed, version=1)
+    assert found == Found(path, files=(path,))
+    assert (found.version, found.base) == (1, path)
+    assert looks_like_checkpoint(tmp_path / pointed, version=1)
+    assert not looks_like_checkpoint(tmp_path / pointed)
+
+
+@pytest.mark.parametrize(
+    "pointed", [*SHARDS, "m-7-?????-of-00002", "m-7", "m-7.meta", "checkpoint", "."]
+)
+def test_v1_shards_are_found(tmp_path: Path, pointed: str) -> None:
+    _v1(tmp_path, *SHARDS)
+    (tmp_path / "m-7.meta").write_bytes(b"\x0a\x00")
+    _state(tmp_path, r'model_checkpoint_path: "m-7-\?\?\?\?\?-of-00002"')
+    found = find(tmp_path / pointed, version=1)
+    assert found.prefix == tmp_path / "m-7-?????-of-00002"
+    assert found.files == tuple(tmp_path / name for name in SHARDS)
+    assert found.base == tmp_path / "m-7"
+    assert looks_like_checkpoint(tmp_path / pointed, version=1)
+
+
+def test_v1_shards_that_are_missing_are_listed(tmp_path: Path) -> None:
+    _v1(tmp_path, SHARDS[1])
+    assert find(tmp_path, version=1).files == tuple(tmp_path / name for name in SHARDS)
+
+
+def test_a_name_of_two_sets_of_v1_shards_is_none(tmp_path: Path) -> None:
+    _v1(tmp_path, *SHARDS, "m-7-00000-of-00001")
+    assert not looks_like_checkpoint(tmp_path / "m-7", version=1)
+    assert find(tmp_path / SHARDS[0], version=1).prefix.name == "m-7-?????-of-00002"
+
+
+def test_stale_paths_of_v1_files_are_looked_for_beside_the_state_file(tmp_path: Path) -> None:
+    _v1(tmp_path, *SHARDS)
+    state = _state(tmp_path, 'model_checkpoint_path: "/gone/m-7-?????-of-00002"')
+    found = find(state, version=1)
+    assert found.prefix == tmp_path / "m-7-?????-of-00002"
+    assert "read beside it" in _notes(found)
+
+
+def test_steps_of_both_versions(tmp_path: Path) -> None:
+    _v1(tmp_path, "m-5", *SHARDS)
+    prefix = _bundle(tmp_path, "m-6")
+    assert find(tmp_path, step=7, version=1).files == tuple(tmp_path / name for name in SHARDS)
+    assert find(tmp_path, step=6).prefix == prefix
+    assert find(tmp_path / "m-6", step=5, version=1).prefix == tmp_path / "m-5"
+    with pytest.raises(UsageError, match="`m-5` is a checkpoint of the other version") as caught:
+        find(tmp_path, step=5)
+    assert str(tmp_path / "m-5") in (caught.value.hint or "")
+
+
+def test_folders_of_both_versions_are_what_their_state_file_says(tmp_path: Path) -> None:
+    _v1(tmp_path, "m-5")
+    _bundle(tmp_path, "m-6")
+    assert looks_like_checkpoint(tmp_path)  # so that the question comes from one reader
+    assert not looks_like_checkpoint(tmp_path, version=1)
+    _state(tmp_path, 'model_checkpoint_path: "m-5"')
+    assert looks_like_checkpoint(tmp_path, version=1)
+    found = find(tmp_path, version=1)
+    assert (found.prefix.name, [other.name for other in found.others]) == ("m-5", ["m-6"])
+
+
+def test_the_caller_may_want_the_v1_file_beside_an_index(tmp_path: Path) -> None:
+    _bundle(tmp_path)
+    path = _v1(tmp_path, "m")
+    assert find(path).version == 2
+    assert find(path, version=1).files == (path,)
+
+
+def test_shards_of_other_things_are_no_checkpoint(tmp_path: Path) -> None:
+    for shard in range(3):
+        (tmp_path / f"train-{shard:05d}-of-00003").write_bytes(b"records")
+    for pointed in (tmp_path, tmp_path / "train", tmp_path / "train-00000-of-00003"):
+        assert not looks_like_checkpoint(pointed, version=1)
+        assert not looks_like_checkpoint(pointed)
+
+
+def test_a_file_that_is_no_v1_checkpoint_is_left_to_its_reader(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b"something else")
+    assert find(path, version=1).files == (path,)
+
+
+def test_the_variables_of_a_saved_model_are_left_to_its_reader(tmp_path: Path) -> None:
+    prefix = _bundle(tmp_path / "variables", "variables")
+    assert looks_like_checkpoint(prefix.parent)
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    assert not looks_like_checkpoint(prefix.parent)
+    assert looks_like_checkpoint(prefix)

@@ -1,0 +1,80 @@
+r"""TensorFlow checkpoint V1: one table that holds names, shapes and values; until 2017.
+
+    model.ckpt-7                  unsharded, of any name, with no ending of its own
+    model.ckpt-7-00000-of-00002   sharded: each file lists and holds a part, slices too
+    checkpoint                    text: which is the latest; `model.ckpt-7-?????-of-00002`
+    model.ckpt-7.meta             the graph; not needed for values, read for roles
+
+Layout: `containers/tensor_slices.py`. Specified by tensorflow/core/util/saved_tensor_slice.proto
+and tensor_slice_reader.cc (v2.21.0).
+
+Keys are full variable names, so names and keys are the same.
+
+Producers and their quirks: TensorFlow 0.5 to 0.12 by default, later ones, 2.21 too, by
+`Saver(write_version=V1)`. TensorFlow's own checkpoint reader refuses partitioned variables, half
+and complex numbers here; they are read. The export format of TensorFlow Serving's session bundle
+is such a checkpoint, called `export`, beside its graph `export.meta`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..containers.checkpoint_files import Found, find, looks_like_checkpoint
+from ..containers.tensor_slices import TensorSlices
+from ..dtypes import DType
+from ..graphs.variable_roles import describe_names, find_meta
+from ..notes import Kind, Note
+from ..registry import Format, Location, ReadOptions
+from ..tensors import Origin, Role, Tensor, TensorDict
+
+__all__ = ["FORMAT"]
+
+
+def _sniff(location: Location) -> bool:
+    return looks_like_checkpoint(location.path, version=1)
+
+
+def _open(location: Location, options: ReadOptions) -> TensorDict:
+    found = find(location.path, step=options.step, latest=options.latest, version=1)
+    slices = TensorSlices.open(found.files, verify=options.verify)
+    shapes = {name: tensor.spec.shape for name, tensor in slices.tensors.items()}
+    origins, graph_notes = describe_names(shapes, find_meta(found.base), shapes=shapes)
+    shards = len(found.files)
+    return TensorDict(
+        format=FORMAT.name,
+        summary=f"{FORMAT.title} `{found.prefix.name}`, {shards} shard{'s' if shards > 1 else ''}",
+        tensors=slices.tensors,
+        origins={name: _with_text(slices.tensors[name], each) for name, each in origins.items()},
+        notes=(*found.notes, *_choice(found), *slices.notes, *graph_notes),
+        broken=slices.broken,
+        details={
+            "kind": "name-based",
+            "prefix": str(found.prefix),
+            "shards": shards,
+            "other_checkpoints": [str(other) for other in found.others],
+        },
+        sources=slices.sources,
+    )
+
+
+def _with_text(tensor: Tensor, origin: Origin) -> Origin:
+    """Call a variable that holds strings text: no graph does, and it is no weight."""
+    return origin._replace(role=Role.TEXT) if tensor.spec.dtype is DType.STRING else origin
+
+
+def _choice(found: Found) -> Iterator[Note]:
+    """Say which checkpoint of several was taken."""
+    if found.others:
+        names = ", ".join(f"`{other.name}`" for other in found.others)
+        text = f"`{found.prefix.name}` was taken; the folder also holds {names} (--step, --latest)"
+        yield Note(Kind.SOURCE, text)
+
+
+FORMAT = Format(
+    name="tf-checkpoint-v1",
+    title="TensorFlow checkpoint V1",
+    extensions=(),
+    sniff=_sniff,
+    open=_open,
+)
