@@ -5,8 +5,9 @@ Read only when no format claims an input, so it costs a conversion nothing.
 
 from __future__ import annotations
 
-from .containers.sstable import MAGIC
+from .containers.graph_kinds import is_foreign_graph
 from .registry import Location
+from .sources import FileSource
 
 __all__ = ["name_foreign"]
 
@@ -25,7 +26,12 @@ _HEADS = (
         "put it into an archive with numpy.savez",
     ),
     (b"\x1f\x8b", "a gzip-compressed file", "unpack it first: gunzip, or tar -xzf"),
-    (b"\x08", "a protobuf message such as ONNX or SavedModel, which is not read here", None),
+    (
+        b"\x83\xafp\xd1\r\x88J?",  # Riegeli's signature block
+        "a chunked SavedModel (.cpb), or other Riegeli records, which are not read here",
+        "its weights are in the folder `variables` beside it",
+    ),
+    (b"\x08", "a protobuf message such as ONNX, which is not read here", None),
 )
 _PYTORCH = "a PyTorch pickle: reading it could run code, so it is not read here"
 _PYTORCH_HINT = "in PyTorch: safetensors.torch.save_file(torch.load(path, weights_only=True), …)"
@@ -47,31 +53,30 @@ def name_foreign(location: Location) -> tuple[str, str | None] | None:
     for start, what, hint in _HEADS:
         if head.startswith(start):
             return what, hint
-    return _table(location)
+    return _graph(location)
 
 
 def _folder(location: Location) -> tuple[str, str | None] | None:
-    if any((location.path / f"saved_model.{end}").exists() for end in ("pb", "pbtxt")):
+    if (location.path / "saved_model.cpb").is_file():
         weights = location.path / "variables" / "variables"
+        what = "a SavedModel in chunks (saved_model.cpb), which is not read here"
         found = weights.with_name("variables.index").is_file()
-        hint = f"its weights are in {weights}" if found else None
-        return "a SavedModel, which is not read as such yet", hint
+        return what, f"its weights are in {weights}; names are the checkpoint's" if found else None
     return None
+
+
+def _graph(location: Location) -> tuple[str, str | None] | None:
+    source = FileSource(location.path)
+    try:
+        if not is_foreign_graph(source):
+            return None
+    finally:
+        source.close()
+    what = "a graph of another kind than TensorFlow's, such as MMdnn's, which holds no weights"
+    return what, "point at what it was made of, or at the weights beside it"
 
 
 def _zip(head: bytes) -> tuple[str, str | None]:
     if b"data.pkl" in head or b".pkl" in head:
         return _PYTORCH, _PYTORCH_HINT
-    if b"model.weights.h5" in head or b"config.json" in head:
-        return "a Keras archive, which is not read yet", None
     return "a zip archive that is no npz", "unpack it and point at the model inside"
-
-
-def _table(location: Location) -> tuple[str, str | None] | None:
-    with location.path.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(file.tell() - len(MAGIC), 0))
-        tail = file.read()
-    if tail == MAGIC:
-        return "a TensorFlow V1 checkpoint, which is not read yet", None
-    return None
