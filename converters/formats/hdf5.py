@@ -314,4 +314,6 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
+    generic=True,
+    limits="links out, virtual datasets, compound types",
 )
