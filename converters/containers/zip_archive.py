@@ -69,6 +69,7 @@ class Member(NamedTuple):
         size: length of the contents.
         start: offset of the local header.
         data: offset of the data.
+        mode: kind and permissions as Unix has them, 0 where the archive does not say.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Member(NamedTuple):
     size: int
     start: int
     data: int
+    mode: int = 0
 
     @property
     def end(self) -> int:
@@ -197,7 +199,7 @@ def _records(data: bytes, base: int) -> Iterator[tuple[bytes, Member]]:
 
 
 def _member(fields: list[int], raw: bytes, extra: bytes) -> Member:
-    _, _, flags, method, _, _, crc, packed, size, _, _, _, disk, _, _, start = fields
+    _, _, flags, method, _, _, crc, packed, size, _, _, _, disk, _, attributes, start = fields
     name = _decode(raw, flags)
     try:
         size, packed, start = _widen(extra, (size, packed, start))
@@ -206,7 +208,8 @@ def _member(fields: list[int], raw: bytes, extra: bytes) -> Member:
         _check_name(name)
     except CorruptFileError as error:
         raise error.within(f"member `{name}`") from None
-    return Member(name, method, crc, packed, size, start, 0)
+    # Info-ZIP keeps the mode of Unix in the upper half of the external attributes.
+    return Member(name, method, crc, packed, size, start, 0, attributes >> 16)
 
 
 def _decode(raw: bytes, flags: int) -> str:
