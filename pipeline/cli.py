@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -16,6 +17,7 @@ from .commands import run_convert, run_formats, run_inspect
 from .console import guarded
 from .convert import ConvertOptions
 from .entry import VERBS
+from .isolate import run_isolated
 
 __all__ = ["app", "run"]
 
@@ -38,9 +40,32 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Convert model weights: TensorFlow checkpoints, safetensors, npz and HDF5.",
+    help="Convert model weights: what TensorFlow and Keras wrote, safetensors, npz and HDF5.",
     epilog="`convert SRC DST --help` lists the flags of a conversion.",
 )
+
+
+class By(StrEnum):
+    """What patterns are over."""
+
+    name = "name"
+    key = "key"
+
+
+class Ema(StrEnum):
+    """What to do with moving averages."""
+
+    auto = "auto"
+    raw = "raw"
+    only = "only"
+    both = "both"
+
+
+class Keras1(StrEnum):
+    """What to do with weights that Keras 1 wrote."""
+
+    keep = "keep"
+    modern = "modern"
 
 
 class Names(StrEnum):
@@ -66,6 +91,23 @@ From = Annotated[str | None, typer.Option("--from", "-f", metavar="FORMAT", help
 NamesOption = Annotated[Names, typer.Option(help="Readable names, or the container's keys.")]
 Step = Annotated[int | None, typer.Option(min=0, help="Take this step of a folder.")]
 Latest = Annotated[bool, typer.Option("--latest", help="Take the highest step of a folder.")]
+TagSet = Annotated[
+    str | None, typer.Option(metavar="TAGS", help="Take this meta graph: serve, or serve,gpu.")
+]
+Constants = Annotated[
+    bool | None,
+    typer.Option(help="Take constants; by default where there are no variables."),
+]
+Keras1Option = Annotated[Keras1, typer.Option(help="Weights of Keras 1: as they are, or as today.")]
+UnflipTheano = Annotated[
+    bool, typer.Option("--unflip-theano", help="Turn the kernels that Theano stored mirrored.")
+]
+Dequantize = Annotated[
+    bool, typer.Option("--dequantize", help="Compute the real values of quantised weights.")
+]
+Isolate = Annotated[
+    bool, typer.Option("--isolate", help="Read in a child process with limits; for hostile files.")
+]
 NoChecksum = Annotated[bool, typer.Option("--no-checksum", help="Verify no checksums.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -73,8 +115,9 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every note
 Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
 
 
-def _read_options(names: Names, no_checksum: bool, step: int | None, latest: bool) -> ReadOptions:
-    return ReadOptions(names.value, not no_checksum, step, latest)
+def _tags(text: str | None) -> frozenset[str] | None:
+    """Return the tags of a set: `serve,gpu`; an empty text is the set without any."""
+    return None if text is None else frozenset(filter(None, text.split(",")))
 
 
 @app.command(DEFAULT)
@@ -87,13 +130,29 @@ def convert_command(
     ] = None,
     names: NamesOption = Names.readable,
     include: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Keep only these; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="Keep only these; repeatable; re: for a regular expression."
+        ),
     ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Leave these out; repeatable.")
     ] = None,
+    by: Annotated[By, typer.Option(help="Match patterns with names, or with keys.")] = By.name,
+    weights_only: Annotated[
+        bool, typer.Option("--weights-only", help="Leave out optimizer state, counters, tables.")
+    ] = False,
+    ema: Annotated[
+        Ema, typer.Option(help="Moving averages: leave out, put in their variables' place, keep.")
+    ] = Ema.auto,
     step: Step = None,
     latest: Latest = False,
+    tag_set: TagSet = None,
+    constants: Constants = None,
+    keras1: Keras1Option = Keras1.keep,
+    unflip_theano: UnflipTheano = False,
+    dequantize: Dequantize = False,
+    isolate: Isolate = False,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out tensors whose data is missing.")
     ] = False,
@@ -119,12 +178,28 @@ def convert_command(
     debug: Debug = False,
 ) -> None:
     """Convert the weights in SRC to DST, whose ending names the format."""
+    if isolate:
+        _isolate(source, debug)
+    read = ReadOptions(
+        names=names.value,
+        verify=not no_checksum,
+        step=step,
+        latest=latest,
+        tag_set=_tags(tag_set),
+        constants=constants,
+        keras1=keras1.value,
+        unflip_theano=unflip_theano,
+        dequantize=dequantize,
+    )
     options = ConvertOptions(
         source_format=source_format,
         target_format=target_format,
-        read=_read_options(names, no_checksum, step, latest),
+        read=read,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        by=by.value,
+        weights_only=weights_only,
+        ema=ema.value,
         allow_missing=allow_missing,
         strict=strict,
         dry_run=dry_run,
@@ -158,20 +233,42 @@ def inspect_command(
     names: NamesOption = Names.readable,
     step: Step = None,
     latest: Latest = False,
+    tag_set: TagSet = None,
+    constants: Constants = None,
+    keras1: Keras1Option = Keras1.keep,
+    unflip_theano: UnflipTheano = False,
+    dequantize: Dequantize = False,
+    isolate: Isolate = False,
     no_checksum: NoChecksum = False,
+    as_tree: Annotated[
+        bool, typer.Option("--tree", help="Group by layer, with the bytes of each.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Show what is in SRC: names, roles, dtypes, shapes, bytes."""
-    options = _read_options(names, no_checksum, step, latest)
+    if isolate:
+        _isolate(source, debug)
+    options = ReadOptions(
+        names=names.value,
+        verify=not no_checksum,
+        step=step,
+        latest=latest,
+        tag_set=_tags(tag_set),
+        constants=constants,
+        keras1=keras1.value,
+        unflip_theano=unflip_theano,
+        dequantize=dequantize,
+    )
     _exit(
         lambda: run_inspect(
             source,
             wanted or (),
             options,
             source_format=source_format,
+            as_tree=as_tree,
             as_json=as_json,
             quiet=quiet,
             verbose=verbose,
@@ -201,6 +298,13 @@ def _main(
     ] = False,
 ) -> None:
     del version
+
+
+def _isolate(source: str, debug: bool) -> NoReturn:
+    """Run this very command line in a child process, and end as it does."""
+    codes: list[int] = []
+    code = guarded(lambda: codes.append(run_isolated(sys.argv[1:], source)), debug=debug)
+    raise typer.Exit(codes[0] if codes else code)
 
 
 def _exit(command: Callable[[], None], debug: bool) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..converters.errors import UsageError, printable
-from ..converters.registry import ReadOptions, all_formats, open_tensors
+from ..converters.opening import open_tensors
+from ..converters.registry import ReadOptions, all_formats
 from .console import Console
 from .convert import ConvertOptions, convert
-from .inspect import inventory, table, values
+from .inspect import inventory, table, tree, values
+from .signatures import signature_lines
 
 __all__ = ["run_convert", "run_formats", "run_inspect"]
 
@@ -41,6 +43,7 @@ def run_inspect(
     options: ReadOptions,
     *,
     source_format: str | None = None,
+    as_tree: bool = False,
     as_json: bool = False,
     quiet: bool = False,
     verbose: bool = False,
@@ -58,7 +61,8 @@ def run_inspect(
             for name in names:
                 _print_lines(values(tensors, name))
         else:
-            _print_lines(table(tensors))
+            _print_lines(tree(tensors) if as_tree else table(tensors))
+            _print_lines(signature_lines(tensors))
 
 
 def run_formats(*, as_json: bool = False) -> None:
@@ -70,15 +74,20 @@ def run_formats(*, as_json: bool = False) -> None:
             "reads": True,
             "writes": each.plan is not None,
             "extensions": list(each.extensions),
+            "limits": each.limits,
         }
         for each in all_formats()
     ]
     if as_json:
         _print_json({"formats": formats})
         return
+    width = max(len(each.name) for each in all_formats())
     for each in all_formats():
         does = "read, write" if each.plan else "read"
-        _print_lines([f"{each.name:<16}{does:<13}{' '.join(each.extensions):<18}{each.title}"])
+        endings = f" ({' '.join(each.extensions)})" if each.extensions else ""
+        _print_lines([f"{each.name:<{width}}  {does:<11}  {each.title}{endings}"])
+        if each.limits:
+            _print_lines([f"{'':<{width}}  {'':<11}  not: {each.limits}"])
 
 
 def _print_json(content: dict[str, Any]) -> None:

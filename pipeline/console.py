@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ..converters.errors import ConvertError, printable
+from ..converters.errors import ConvertError, CorruptFileError, printable
 from ..converters.notes import Kind, Note
 from .convert import Listener
 from .inspect import role_counts
@@ -109,10 +109,19 @@ class Console(Listener):
             self.say(
                 f"{report.target}: would hold {counts or 'no tensors'}, {size}; nothing written"
             )
+            self._left_out(report)
             return
         rate = human(report.plan.size / max(report.seconds, 1e-9))
         took = f"{report.seconds:.2f} s ({rate}/s)"
         self.say(f"{report.target}: {counts or 'no tensors'}, {size} in {took}")
+        self._left_out(report)
+
+    def _left_out(self, report: Report) -> None:
+        left_out = report.left_out
+        if left_out:
+            parts = ", ".join(_counted(count, role) for role, (count, _) in left_out.items())
+            total = sum(nbytes for _, nbytes in left_out.values())
+            self.say(f"left out: {parts}, {human(total)}")
 
 
 def _counted(count: int, role: str) -> str:
@@ -135,6 +144,9 @@ def guarded(run: Callable[[], None], *, debug: bool = False) -> int:
     except KeyboardInterrupt:
         _fail("interrupted; the target is as it was", debug)
         return INTERRUPTED
+    except MemoryError:
+        _fail("more memory is needed than there is or than --isolate allows", debug)
+        return CorruptFileError.exit_code
     except BrokenPipeError:
         # The reader of our output has seen enough; nothing may complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,19 +13,13 @@ from pathlib import Path
 from ..converters.digests import digest_all
 from ..converters.errors import LossError, UsageError
 from ..converters.notes import Kind, Note
+from ..converters.opening import open_tensors
 from ..converters.output import Plan, Written, write_plan
-from ..converters.registry import (
-    Format,
-    ReadOptions,
-    WriteOptions,
-    format_for_target,
-    format_named,
-    open_tensors,
-)
+from ..converters.registry import Format, ReadOptions, WriteOptions, format_for_target, format_named
 from ..converters.staging import Staging, target_error
 from ..converters.tensors import TensorDict
 from .report import Report
-from .selection import select
+from .selection import By, Ema, select, select_average, select_weights
 from .verify import verify_copy
 
 __all__ = ["ConvertOptions", "Listener", "convert", "default_jobs"]
@@ -49,6 +43,9 @@ class ConvertOptions:
         read: how to open the source.
         include: patterns; only tensors that match one are kept.
         exclude: patterns; tensors that match one are left out.
+        by: whether patterns are over names or keys.
+        weights_only: leave out what is known to be no part of the model.
+        ema: what to do with moving averages.
         allow_missing: leave out tensors whose data is not there instead of stopping.
         strict: any loss is an error.
         dry_run: plan and report, write nothing.
@@ -67,6 +64,9 @@ class ConvertOptions:
     read: ReadOptions = field(default_factory=ReadOptions)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    by: By = "name"
+    weights_only: bool = False
+    ema: Ema = "auto"
     allow_missing: bool = False
     strict: bool = False
     dry_run: bool = False
@@ -126,7 +126,7 @@ def convert(
     began = time.perf_counter()
     with open_tensors(source, options.read, format=options.source_format) as opened:
         listener.opened(opened)
-        kept = _without_missing(select(opened, options.include, options.exclude), options)
+        kept = _without_missing(_select(opened, options), options)
         plan = _plan(writer, kept, path, options)
         with _report_file(plan, options) as store:
             written = Written()
@@ -155,12 +155,24 @@ def _writer(path: Path, options: ConvertOptions) -> Format:
     return writer
 
 
+def _select(tensors: TensorDict, options: ConvertOptions) -> TensorDict:
+    kept = select(tensors, options.include, options.exclude, options.by)
+    if options.weights_only:
+        kept = select_weights(kept)
+    return select_average(kept, options.ema)
+
+
 def _without_missing(tensors: TensorDict, options: ConvertOptions) -> TensorDict:
     if not tensors.broken:
         return tensors
     if not options.allow_missing:
         raise next(iter(tensors.broken.values()))
-    notes = [Note(Kind.DROPPED, error.what, name) for name, error in tensors.broken.items()]
+    notes = [
+        Note(Kind.DROPPED, error.what, name)
+        if name in tensors
+        else Note(Kind.DROPPED, f"`{name}`: {error.what}")  # a file, not a tensor
+        for name, error in tensors.broken.items()
+    ]
     return tensors.select((name for name in tensors if name not in tensors.broken), *notes)
 
 

@@ -52,6 +52,17 @@ class Report:
         return {"written": len(self.source) - len(actions), **counts}
 
     @property
+    def left_out(self) -> dict[str, tuple[int, int]]:
+        """Number and bytes of the tensors that were excluded, by role."""
+        totals: dict[str, tuple[int, int]] = {}
+        for name, kind in self._actions().items():
+            if kind is Kind.EXCLUDED:
+                role = self.source.origin(name).role.value
+                count, nbytes = totals.get(role, (0, 0))
+                totals[role] = count + 1, nbytes + self.source[name].nbytes
+        return totals
+
+    @property
     def lossy(self) -> bool:
         """Whether the target holds less than the source."""
         return any(note.kind.lossy for note in self.notes)
@@ -60,22 +71,23 @@ class Report:
         """Yield a row per tensor of the source."""
         actions = self._actions()
         texts: dict[str, list[str]] = {}
-        for note in self.notes:
-            if note.tensor is not None:
-                texts.setdefault(note.tensor, []).append(note.text)
+        for name, note in self._tensor_notes():
+            texts.setdefault(name, []).append(note.text)
+        kept_names = {source: kept for kept, source in self._source_names().items()}
         for name, tensor in self.source.items():
-            kept = name in self.kept
+            kept = kept_names.get(name)
             row = {
                 "name": name,
                 "key": self.source.origin(name).key,
                 "action": actions[name].value if name in actions else "written",
                 "dtype": tensor.spec.dtype.label,
                 "shape": list(tensor.spec.shape),
-                "stored_name": self.plan.stored_names.get(name, name) if kept else None,
+                "role": self.source.origin(name).role.value,
+                "stored_name": None if kept is None else self.plan.stored_names.get(kept, kept),
                 "notes": texts.get(name, []),
             }
-            if name in self.digests:
-                row["digest"] = self.digests[name]
+            if kept is not None and kept in self.digests:
+                row["digest"] = self.digests[kept]
             yield row
 
     def json(self) -> dict[str, Any]:
@@ -90,6 +102,10 @@ class Report:
             "dry_run": self.dry_run,
             "seconds": round(self.seconds, 3),
             "counts": self.counts,
+            "left_out": {
+                role: {"tensors": count, "bytes": nbytes}
+                for role, (count, nbytes) in self.left_out.items()
+            },
             "lossy": self.lossy,
             "notes": [
                 {"kind": note.kind.value, "tensor": note.tensor, "text": note.text}
@@ -102,7 +118,28 @@ class Report:
         """Return what became of each tensor that is not simply written; the gravest counts."""
         actions: dict[str, Kind] = {}
         for kind in reversed(_ACTIONS):
-            for note in self.notes:
-                if note.kind is kind and note.tensor is not None:
-                    actions[note.tensor] = kind
+            for name, note in self._tensor_notes():
+                if note.kind is kind:
+                    actions[name] = kind
         return actions
+
+    def _tensor_notes(self) -> Iterator[tuple[str, Note]]:
+        """Yield the notes on tensors with the tensor's name in the source.
+
+        The writer knows a tensor by the name it was given, as a moving average that stands for
+        its variable.
+        """
+        names = self._source_names()
+        for note in self.kept.notes:
+            if note.tensor is not None:
+                yield note.tensor, note
+        for note in self.plan.notes:
+            if note.tensor is not None:
+                yield names.get(note.tensor, note.tensor), note
+
+    def _source_names(self) -> dict[str, str]:
+        """Return the name in the source by the name of each kept tensor; keys never change."""
+        if self.kept.origins is self.source.origins:
+            return {name: name for name in self.kept}
+        by_key = {self.source.origin(name).key: name for name in self.source}
+        return {name: by_key[self.kept.origin(name).key] for name in self.kept}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..converters.digests import digest_all
 from ..converters.errors import VerificationError
-from ..converters.registry import open_tensors
+from ..converters.opening import open_tensors
 
 __all__ = ["verify_copy"]
 

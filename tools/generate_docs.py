@@ -20,8 +20,9 @@ from pathlib import Path
 from tensorferry.converters.dtypes import DType
 from tensorferry.converters.errors import TargetError
 from tensorferry.converters.notes import Kind
+from tensorferry.converters.opening import open_tensors
 from tensorferry.converters.output import write_plan
-from tensorferry.converters.registry import Format, WriteOptions, all_formats, open_tensors
+from tensorferry.converters.registry import Format, WriteOptions, all_formats
 from tensorferry.converters.tensors import ElementTensor, TensorDict, TensorSpec
 from tensorferry.converters.testing.contracts import Values, canonical, contents, tensors_of
 

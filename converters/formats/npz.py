@@ -390,4 +390,5 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
+    limits="arrays of objects, structures and dates",
 )

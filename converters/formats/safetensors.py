@@ -301,4 +301,5 @@ FORMAT = Format(
     open=_open,
     plan=_plan,
     metadata=True,
+    limits="packed 4- and 6-bit types; complex128 is not written",
 )

@@ -189,7 +189,7 @@ def flags() -> dict[str, set[str]]:
         "convert" if name == DEFAULT else name: {
             flag
             for parameter in command.get_params(context)
-            for flag in parameter.opts
+            for flag in (*parameter.opts, *parameter.secondary_opts)
             if flag.startswith("-")
         }
         for name, command in group.commands.items()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,18 @@ def test_strict_refuses_a_loss_before_writing(tmp_path: Path, samples: Path) -> 
     with pytest.raises(CorruptFileError, match=r"data-00001-of-00003.*missing"):
         convert(tmp_path, tmp_path / "o.npz")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_missing_file_is_no_tensor_in_the_account(tmp_path: Path, samples: Path) -> None:
+    shutil.copy(samples / "tf1_v1" / "model.ckpt-7", tmp_path / "m-00000-of-00002")
+    with pytest.raises(CorruptFileError, match="m-00001-of-00002: shard is missing"):
+        convert(tmp_path, tmp_path / "o.npz", ConvertOptions(include=("dense/*",)))
+    report = convert(tmp_path, tmp_path / "o.npz", ConvertOptions(allow_missing=True))
+    assert report.counts == {"written": 7}
+    assert report.lossy
+    assert "dropped: `m-00001-of-00002`: shard is missing" in [
+        f"{note.kind.value}: {note}" for note in report.notes
+    ]
 
 
 def test_names_are_keys_on_request(tmp_path: Path, samples: Path) -> None:

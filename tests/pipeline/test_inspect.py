@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from tensorferry.converters import ReadOptions, open_tensors
-from tensorferry.converters.errors import UsageError
+from tensorferry.converters.errors import CorruptFileError, UsageError
+from tensorferry.converters.tensors import Origin, Role, TensorDict
+from tensorferry.converters.testing.contracts import Values
 from tensorferry.pipeline.console import human
-from tensorferry.pipeline.inspect import inventory, table, values
+from tensorferry.pipeline.inspect import inventory, table, tree, values
 
 
 def test_the_inventory_is_json_and_complete(samples: Path) -> None:
@@ -22,6 +26,47 @@ def test_the_inventory_is_json_and_complete(samples: Path) -> None:
     assert found["totals"]["roles"]["optimizer slot"] == 12
     owners = {row["name"]: row.get("owner") for row in found["tensors"]}
     assert owners["Adam/d1/kernel/m"] == "d1/kernel"
+
+
+def test_the_inventory_says_what_is_known_and_how(samples: Path) -> None:
+    with open_tensors(samples / "tf1_adam_ema") as tensors:
+        found = inventory(tensors)
+    rows = {row["name"]: row for row in found["tensors"]}
+    slot = rows["dense/kernel/Adam_1"]
+    assert (slot["role"], slot["owner"], slot["slot"]) == ("optimizer slot", "dense/kernel", "v")
+    assert (slot["trainable"], slot["evidence"]) == (False, "graph")
+    assert rows["dense/kernel"]["trainable"] is True
+    assert sum(found["totals"]["role_bytes"].values()) == found["totals"]["bytes"]
+
+
+def test_a_tree_has_a_row_per_tensor_and_sums_per_layer(samples: Path) -> None:
+    with open_tensors(samples / "tf1_adam_ema") as tensors:
+        lines = [line.split() for line in tree(tensors)]
+    assert ["dense/", "8", "tensors", "640"] in lines
+    assert ["kernel/", "3", "tensors", "384"] in lines
+    assert ["Adam_1", "optimizer", "slot", "v", "float32", "4x8", "128"] in lines
+    assert ["12", "tensors", "optimizer", "slot", "664"] in lines
+    assert lines[-1] == ["29", "tensors", "1,408"]
+
+
+def test_layers_that_hold_one_layer_are_one_and_dots_are_layers_too(
+    make_tensors: Callable[[Mapping[str, Values]], TensorDict],
+) -> None:
+    names = ["a.b.c", "a.b.d", "e"]
+    lines = [line.split() for line in tree(make_tensors({name: [b"x"] for name in names}))]
+    assert [line[0] for line in lines] == ["name", "e", "a.b.", "c", "d", "3"]
+    deep = "/".join("n" * 5000)
+    assert len(list(tree(make_tensors({deep: [b"x"], f"{deep}/m": [b"y"]})))) < 80
+
+
+def test_frozen_weights_and_what_cannot_be_read_are_marked(
+    make_tensors: Callable[[Mapping[str, Values]], TensorDict],
+) -> None:
+    frozen = Origin("w", Role.WEIGHT, None, False)
+    tensors = replace(
+        make_tensors({"w": [b"x"]}), origins={"w": frozen}, broken={"w": CorruptFileError("gone")}
+    )
+    assert "weight, not trained, not readable" in list(table(tensors))[1]
 
 
 def test_the_inventory_reads_no_tensor_data(tmp_path: Path, samples: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from tensorferry.converters.containers.hdf5_guard import MAX_DEPTH, opened, walk
 from tensorferry.converters.containers.hdf5_types import recognise
 from tensorferry.converters.errors import ConvertError, CorruptFileError, UnsafeFileError
-from tensorferry.converters.registry import ReadOptions, open_tensors
+from tensorferry.converters.opening import open_tensors
+from tensorferry.converters.registry import ReadOptions
 
 FLOATS = np.arange(6, dtype=np.float32)
 

@@ -35,8 +35,9 @@ from tensorferry.converters.errors import (
 )
 from tensorferry.converters.formats.hdf5 import FORMAT
 from tensorferry.converters.notes import Kind
+from tensorferry.converters.opening import open_tensors
 from tensorferry.converters.output import Plan, write_plan
-from tensorferry.converters.registry import Location, ReadOptions, WriteOptions, open_tensors
+from tensorferry.converters.registry import Location, ReadOptions, WriteOptions
 from tensorferry.converters.tensors import (
     CHUNK_BYTES,
     ElementTensor,

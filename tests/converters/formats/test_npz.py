@@ -23,8 +23,9 @@ from tensorferry.converters.errors import (
 from tensorferry.converters.formats import npz
 from tensorferry.converters.formats.npz import FORMAT
 from tensorferry.converters.notes import Kind
+from tensorferry.converters.opening import open_tensors
 from tensorferry.converters.output import Plan, write_plan
-from tensorferry.converters.registry import Location, ReadOptions, WriteOptions, open_tensors
+from tensorferry.converters.registry import Location, ReadOptions, WriteOptions
 from tensorferry.converters.tensors import ElementTensor, TensorDict, TensorSpec
 from tensorferry.converters.testing.contracts import (
     ReaderContract,
