@@ -12,7 +12,7 @@ from ..converters.opening import open_tensors
 from ..converters.registry import ReadOptions, all_formats
 from .console import Console
 from .convert import ConvertOptions, convert
-from .inspect import inventory, table, tree, values
+from .inspect import inventory_text, table, tree, values
 from .signatures import signature_lines
 
 __all__ = ["run_convert", "run_formats", "run_inspect"]
@@ -54,7 +54,7 @@ def run_inspect(
         raise UsageError("values are printed for people only", hint="leave out NAME or --json")
     with open_tensors(source, options, format=source_format) as tensors:
         if as_json:
-            _print_json(inventory(tensors))
+            sys.stdout.writelines(inventory_text(tensors))
             return
         Console(source, quiet=quiet, verbose=verbose).opened(tensors)
         if names:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from ..converters.errors import ConvertError, UsageError, printable
 from ..converters.names import near
 from ..converters.tensors import Role, Tensor, TensorDict
 
-__all__ = ["inventory", "role_counts", "table", "tree", "values"]
+__all__ = ["inventory", "inventory_text", "role_counts", "table", "tree", "values"]
 
 
 Row = tuple[str, str, str, str, str]
@@ -30,27 +32,55 @@ def role_counts(tensors: TensorDict) -> dict[str, int]:
 def inventory(tensors: TensorDict) -> dict[str, Any]:
     """Return everything that is known without reading tensor data, as JSON values."""
     rows = [_row(tensors, name, tensor) for name, tensor in tensors.tensors.items()]
-    total = sum(row["bytes"] for row in rows)
-    roles = Counter(row["role"] for row in rows)
-    role_bytes = dict.fromkeys(roles, 0)
-    for row in rows:
-        role_bytes[row["role"]] += row["bytes"]
+    return {**_summary(tensors), "tensors": rows}
+
+
+def inventory_text(tensors: TensorDict) -> Iterator[str]:
+    """Yield the same as parts of a JSON text.
+
+    What follows name and key in a row is the same for most tensors of a shape and a role, and is
+    made once: listing 100,000 tensors takes half the time.
+    """
+    yield json.dumps(_summary(tensors), separators=(",", ":"))[:-1] + ',"tensors":['
+    tails: dict[tuple[object, ...], str] = {}
+    separator = ""
+    for name, tensor in tensors.tensors.items():
+        origin = tensors.origin(name)
+        like = (tensor.spec, tensor.nbytes, *origin[1:], name in tensors.broken and name)
+        tail = tails.get(like)
+        if tail is None:
+            row = _row(tensors, name, tensor)
+            del row["name"], row["key"]
+            tail = tails[like] = json.dumps(row, separators=(",", ":"))[1:]
+        shown = quoted(name)
+        key = shown if origin.key == name else quoted(origin.key)
+        yield f'{separator}{{"name":{shown},"key":{key},{tail}'
+        separator = ","
+    yield "]}\n"
+
+
+def _summary(tensors: TensorDict) -> dict[str, Any]:
+    roles: Counter[Role] = Counter()
+    role_bytes: Counter[Role] = Counter()
+    for name, tensor in tensors.tensors.items():
+        role = tensors.origin(name).role
+        roles[role] += 1
+        role_bytes[role] += tensor.nbytes
     return {
         "format": tensors.format,
         "summary": tensors.summary,
         "details": dict(tensors.details),
         "metadata": dict(tensors.metadata),
         "totals": {
-            "tensors": len(rows),
-            "bytes": total,
-            "roles": dict(roles),
-            "role_bytes": role_bytes,
+            "tensors": len(tensors),
+            "bytes": sum(role_bytes.values()),
+            "roles": {role.value: count for role, count in roles.items()},
+            "role_bytes": {role.value: nbytes for role, nbytes in role_bytes.items()},
         },
         "notes": [
             {"kind": note.kind.value, "tensor": note.tensor, "text": note.text}
             for note in tensors.notes
         ],
-        "tensors": rows,
     }
 
 

@@ -13,7 +13,7 @@ from tensorferry.converters.errors import CorruptFileError, UsageError
 from tensorferry.converters.tensors import Origin, Role, TensorDict
 from tensorferry.converters.testing.contracts import Values
 from tensorferry.pipeline.console import human
-from tensorferry.pipeline.inspect import inventory, table, tree, values
+from tensorferry.pipeline.inspect import inventory, inventory_text, table, tree, values
 
 
 def test_the_inventory_is_json_and_complete(samples: Path) -> None:
@@ -106,3 +106,22 @@ def test_an_unknown_name_gets_the_nearest(samples: Path) -> None:
 )
 def test_sizes_for_people(nbytes: int, text: str) -> None:
     assert human(nbytes) == text
+
+
+@pytest.mark.parametrize(
+    "sample", ["tf_keras_object", "all_dtypes/bundle", "tf1_adam_ema", "keras3_object", "tf1_v1"]
+)
+def test_the_inventory_as_text_is_the_same(samples: Path, sample: str) -> None:
+    with open_tensors(samples / sample) as tensors:
+        text = "".join(inventory_text(tensors))
+        assert json.loads(text) == json.loads(json.dumps(inventory(tensors)))
+
+
+def test_the_inventory_as_text_tells_what_is_broken(tmp_path: Path, samples: Path) -> None:
+    for path in (samples / "tf1_multi_shard").iterdir():
+        if "data-00001" not in path.name:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with open_tensors(tmp_path) as tensors:
+        text = "".join(inventory_text(tensors))
+        assert json.loads(text) == json.loads(json.dumps(inventory(tensors)))
+    assert text.count('"error"') == 2
