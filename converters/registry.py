@@ -74,6 +74,8 @@ class ReadOptions:
         latest: the checkpoint of the highest step.
         tag_set: the meta graph with exactly these tags, where a SavedModel holds several.
         constants: whether Const nodes count as tensors; None for graphs without variables only.
+        keras1: keep Keras 1 weights as they are, or bring them into today's layout.
+        unflip_theano: turn the kernels that Theano stored mirrored.
         dequantize: compute the real values of quantised weights.
     """
 
@@ -83,6 +85,8 @@ class ReadOptions:
     latest: bool = False
     tag_set: frozenset[str] | None = None
     constants: bool | None = None
+    keras1: Literal["keep", "modern"] = "keep"
+    unflip_theano: bool = False
     dequantize: bool = False
 
 

@@ -61,6 +61,13 @@ class Ema(StrEnum):
     both = "both"
 
 
+class Keras1(StrEnum):
+    """What to do with weights that Keras 1 wrote."""
+
+    keep = "keep"
+    modern = "modern"
+
+
 class Names(StrEnum):
     """What to call tensors."""
 
@@ -90,6 +97,10 @@ TagSet = Annotated[
 Constants = Annotated[
     bool | None,
     typer.Option(help="Take constants; by default where there are no variables."),
+]
+Keras1Option = Annotated[Keras1, typer.Option(help="Weights of Keras 1: as they are, or as today.")]
+UnflipTheano = Annotated[
+    bool, typer.Option("--unflip-theano", help="Turn the kernels that Theano stored mirrored.")
 ]
 Dequantize = Annotated[
     bool, typer.Option("--dequantize", help="Compute the real values of quantised weights.")
@@ -138,6 +149,8 @@ def convert_command(
     latest: Latest = False,
     tag_set: TagSet = None,
     constants: Constants = None,
+    keras1: Keras1Option = Keras1.keep,
+    unflip_theano: UnflipTheano = False,
     dequantize: Dequantize = False,
     isolate: Isolate = False,
     allow_missing: Annotated[
@@ -174,6 +187,8 @@ def convert_command(
         latest=latest,
         tag_set=_tags(tag_set),
         constants=constants,
+        keras1=keras1.value,
+        unflip_theano=unflip_theano,
         dequantize=dequantize,
     )
     options = ConvertOptions(
@@ -220,6 +235,8 @@ def inspect_command(
     latest: Latest = False,
     tag_set: TagSet = None,
     constants: Constants = None,
+    keras1: Keras1Option = Keras1.keep,
+    unflip_theano: UnflipTheano = False,
     dequantize: Dequantize = False,
     isolate: Isolate = False,
     no_checksum: NoChecksum = False,
@@ -241,6 +258,8 @@ def inspect_command(
         latest=latest,
         tag_set=_tags(tag_set),
         constants=constants,
+        keras1=keras1.value,
+        unflip_theano=unflip_theano,
         dequantize=dequantize,
     )
     _exit(

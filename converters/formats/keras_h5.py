@@ -1,0 +1,383 @@
+r"""Keras legacy `.h5`: what `save_weights` and `save` wrote before Keras 3, and what Keras 3 reads.
+
+    /                   weights alone: the weight group; a full model: attributes `model_config`,
+                        `training_config`, `keras_version`, `backend`
+    /model_weights      the weight group of a full model
+        layer_names     attribute: the layers in order; in pieces `layer_names0`, … if it is long
+        conv            group of a layer; attribute `weight_names`: conv/kernel:0, conv/bias:0
+        conv/conv/kernel:0          dataset
+        top_level_model_weights     variables of the model itself; in no list
+    /optimizer_weights  attribute `weight_names`, datasets by these paths
+
+Before Keras 1.0: attribute `nb_layers`, groups `layer_0`, … with `nb_params` and `param_0`, ….
+
+Specified by keras/src/legacy/saving/legacy_h5_format.py (v3.15.0). The lists decide, never the
+tree: layers `a` and `a/b` share groups. HDF5 itself: `containers/h5_locator.py`; names and roles:
+`graphs/keras_h5_names.py`; conversions of the era: `graphs/keras1.py`.
+
+Producers and their quirks: h5py 2 writes lists of fixed length and h5py 3 of variable length; an
+empty list is one of float64; bfloat16 is two opaque bytes; Keras 1 has no `:0`, no version on the
+weight group, and per-gate matrices; Theano's kernels are mirrored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..containers.h5_blocks import SIGNATURE
+from ..containers.h5_locator import OutsideSubset, locate, peek
+from ..containers.h5_tensors import tensor_of
+from ..containers.h5_tree import Stored, Tree
+from ..containers.strict_json import parse_json_object
+from ..dtypes import DType
+from ..errors import ConvertError, CorruptFileError, UnsafeFileError, UsageError
+from ..graphs.keras1 import modernise, unflip
+from ..graphs.keras_h5_names import (
+    Entry,
+    LayerFinder,
+    Slot,
+    describe,
+    live_name,
+    model_of,
+    optimizer_of,
+)
+from ..names import decode
+from ..notes import Kind, Note
+from ..registry import Format, Location, ReadOptions
+from ..sources import FileSource, Source
+from ..tensors import Origin, Role, Tensor, TensorDict
+
+__all__ = ["FORMAT"]
+
+LAYERS, WEIGHTS, OLD_LAYERS, OLD_PARAMETERS = (
+    "layer_names", "weight_names", "nb_layers", "nb_params",
+)  # fmt: skip
+MODEL_GROUP, OPTIMIZER_GROUP, TOP_GROUP = (
+    "model_weights", "optimizer_weights", "top_level_model_weights",
+)  # fmt: skip
+MARKERS = frozenset({LAYERS, f"{LAYERS}0", OLD_LAYERS})
+ATTRIBUTES = re.compile(
+    r"(layer|weight)_names\d*|nb_(layers|params)|keras_version|backend|dtype"
+    r"|(model|training)_config"
+)
+MAX_LAYERS = 1_000_000
+
+
+# Recognising
+
+
+def _sniff(location: Location) -> bool:
+    head = location.head
+    if not any(head.startswith(SIGNATURE, at) for at in (0, 512, 1024, 2048)):
+        return False
+    source = FileSource(location.path)
+    try:
+        return _has_markers(source)
+    except OutsideSubset:
+        return _has_markers_by_hdf5(source)
+    except ConvertError:  # whoever opens it will say what is wrong
+        return False
+    finally:
+        source.close()
+
+
+def _has_markers(source: Source) -> bool:
+    root = peek(source)
+    if root is None or root.attributes & MARKERS:
+        return root is not None
+    group = peek(source, MODEL_GROUP) if MODEL_GROUP in root.links else None
+    return group is not None and bool(group.attributes & MARKERS)
+
+
+def _has_markers_by_hdf5(source: Source) -> bool:
+    try:
+        return _weight_group(_read_guarded(source)) is not None
+    except ConvertError:
+        return False
+
+
+def _read_tree(source: Source, *, verify: bool) -> Tree:
+    try:
+        return locate(source, verify=verify)
+    except OutsideSubset:
+        return _read_guarded(source)
+
+
+def _read_guarded(source: Source) -> Tree:
+    from ..containers.h5_fallback import read_guarded
+
+    return read_guarded(source, ATTRIBUTES)
+
+
+# Reading
+
+
+def _open(location: Location, options: ReadOptions) -> TensorDict:
+    source = FileSource(location.path)
+    try:
+        file = _File(source, _read_tree(source, verify=options.verify))
+        return _tensors(file, options)
+    except BaseException as error:
+        source.close()
+        if isinstance(error, ConvertError) and error.path is None:
+            error.path = str(location.path)
+            error.args = (error.message,)
+        raise
+
+
+def _tensors(file: _File, options: ReadOptions) -> TensorDict:
+    entries = list(file.entries())
+    slots = list(file.slots())
+    finder = LayerFinder(file.model)
+    entries = _converted(file, entries, finder, options)
+    tensors = file.tensors | {entry.key: entry.tensor for entry in entries}
+    shown = {entry.key for entry in entries} | {slot.key for slot in slots}
+    others = [key for key in file.tensors if key not in shown and key not in file.used]
+    readable = options.names == "readable"
+    origins = describe(entries, slots, others, finder, file.optimizer, readable=readable)
+    origins = {name: _with_text(origin, tensors) for name, origin in origins.items()}
+    return TensorDict(
+        format=FORMAT.name,
+        summary=f"{FORMAT.title}, {file.kind}{file.writer}",
+        tensors={name: tensors[origin.key] for name, origin in origins.items()},
+        origins=origins,
+        notes=tuple(file.notes),
+        details=file.details,
+        sources=(file.source,),
+    )
+
+
+def _with_text(origin: Origin, tensors: dict[str, Tensor]) -> Origin:
+    is_text = tensors[origin.key].spec.dtype is DType.STRING
+    return origin._replace(role=Role.TEXT) if is_text else origin
+
+
+def _converted(
+    file: _File, entries: list[Entry], finder: LayerFinder, options: ReadOptions
+) -> list[Entry]:
+    """Apply the conversions that the user asked for."""
+    old = file.version is None or file.version.startswith("1.")
+    file.used.update(entry.key for entry in entries)
+    if options.unflip_theano:
+        if file.backend not in (None, "theano"):
+            raise UsageError(
+                "its kernels are not mirrored",
+                path=file.source.path,
+                expected="a file of Theano's",
+                got=f"one of {file.backend}'s",
+                hint="leave --unflip-theano out",
+            )
+        entries, notes = unflip(entries, finder, old=old)
+        file.notes.extend(notes)
+    if options.keras1 == "modern":
+        if not old:
+            text = f"written by Keras {file.version}: nothing to bring up to date (--keras1)"
+            notes = [Note(Kind.SOURCE, text)]
+        else:
+            entries, notes = modernise(entries, finder)
+        file.notes.extend(notes)
+    return entries
+
+
+@dataclass
+class _File:
+    """A tree, and what its lists and texts say.
+
+    Attributes:
+        tensors: by path of the dataset.
+        used: paths of datasets that the lists name.
+    """
+
+    source: Source
+    tree: Tree
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    notes: list[Note] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        group = _weight_group(self.tree)
+        if group is None:
+            raise CorruptFileError(
+                "no Keras file of this layout",
+                expected=f"an attribute `{LAYERS}` of `/` or of `/{MODEL_GROUP}`",
+                got="none",
+            )
+        self.group = group
+        # What Keras itself goes by: the weight group's own, which Keras 1 did not give one.
+        self.version = self._text(group, "keras_version")
+        self.backend = self._text(group, "backend") or self._text("", "backend")
+        self._guessed = 0
+        for path, stored in self.tree.datasets.items():
+            try:
+                self._add(path, stored)
+            except ConvertError as error:
+                raise error.within(f"dataset `{path}`") from None
+        if self._guessed:
+            text = f"{self._guessed} tensors of two opaque bytes are taken for bfloat16"
+            self.notes.append(Note(Kind.SOURCE, text))
+        self.model = model_of(self._json("model_config"), self._major)
+        training = self._json("training_config") or {}
+        self.optimizer = optimizer_of(training.get("optimizer_config"), self._major)
+
+    @property
+    def kind(self) -> str:
+        """What was saved."""
+        full = self.group or OPTIMIZER_GROUP in self.tree.groups
+        return "full model" if full else "weights alone"
+
+    @property
+    def writer(self) -> str:
+        """Which Keras wrote it, as far as it says."""
+        version = self.version or self._text("", "keras_version")
+        return f", Keras {version}" if version else ""
+
+    @property
+    def details(self) -> dict[str, object]:
+        """Facts for `inspect`."""
+        found: dict[str, object] = {
+            "kind": self.kind,
+            "keras_version": self.version or self._text("", "keras_version"),
+            "backend": self.backend,
+            "model": self.model and self.model.kind,
+            "model_name": self.model and self.model.name,
+            "optimizer": self.optimizer and self.optimizer.kind,
+        }
+        return {key: value for key, value in found.items() if value}
+
+    @property
+    def _major(self) -> int:
+        number = (self.version or self._text("", "keras_version") or "2").partition(".")[0]
+        return int(number) if number.isdecimal() and len(number) < 4 else 2
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the model's variables in the order of the lists."""
+        count = self.tree.number(self.group, OLD_LAYERS)
+        layers = _list(self.tree, self.group, LAYERS)
+        if layers is None:
+            yield from self._old_entries(count or 0)
+            return
+        for layer in layers:
+            path = _join(self.group, layer)
+            names = _list(self.tree, path, WEIGHTS)
+            if names is None:
+                raise CorruptFileError(
+                    f"layer `{layer}` is listed",
+                    expected=f"a group `{path}` with `{WEIGHTS}`",
+                    got="none",
+                )
+            yield from self._listed(path, layer, names)
+        path = _join(self.group, TOP_GROUP)
+        yield from self._listed(path, "", _list(self.tree, path, WEIGHTS) or [])
+
+    def slots(self) -> Iterator[Slot]:
+        """Yield the optimizer's variables in the order of their list."""
+        for name in _list(self.tree, OPTIMIZER_GROUP, WEIGHTS) or []:
+            key = self._find(OPTIMIZER_GROUP, name)
+            yield Slot(key, live_name(name), self.tensors[key].spec)
+
+    def _old_entries(self, count: int) -> Iterator[Entry]:
+        if not 0 <= count <= MAX_LAYERS:
+            raise CorruptFileError(f"attribute `{OLD_LAYERS}`", got=count)
+        for number in range(count):
+            layer = f"layer_{number}"
+            path = _join(self.group, layer)
+            parameters = self.tree.number(path, OLD_PARAMETERS) or 0
+            if not 0 <= parameters <= len(self.tensors):
+                raise CorruptFileError(f"`{path}`: attribute `{OLD_PARAMETERS}`", got=parameters)
+            yield from self._listed(path, layer, [f"param_{each}" for each in range(parameters)])
+
+    def _listed(self, path: str, layer: str, names: Iterable[str]) -> Iterator[Entry]:
+        for name in names:
+            key = self._find(path, name)
+            yield Entry(key, layer, live_name(name), self.tensors[key])
+
+    def _find(self, group: str, name: str) -> str:
+        key = _join(group, *(part for part in name.split("/") if part not in ("", ".")))
+        if key not in self.tensors:
+            raise CorruptFileError(
+                f"`{name}` is listed in `/{group}`", expected=f"a dataset `{key}`", got="none"
+            )
+        return key
+
+    def _add(self, path: str, stored: Stored) -> None:
+        if stored.shape is None:
+            text = f"dataset `{path}` holds nothing, not even a shape: left out"
+            self.notes.append(Note(Kind.SOURCE, text))
+            return
+        opaque = stored.element.dtype or self._opaque(path, stored)
+        self.tensors[path] = tensor_of(path, stored, opaque, self.source)
+
+    def _opaque(self, path: str, stored: Stored) -> DType:
+        """Return the type of opaque bytes: what an attribute says, else Keras's bfloat16."""
+        label, width = self._text(path, "dtype"), stored.element.width
+        if label is None and width == DType.BFLOAT16.itemsize:
+            self._guessed += 1
+            return DType.BFLOAT16
+        named = None if label is None else DType.named(label)
+        if named is None or named.native or named.itemsize != width:
+            raise CorruptFileError(
+                "a type that is not read: opaque",
+                expected=f"two bytes, or an attribute `dtype` of a type of {width} bytes",
+                got=f"{width} bytes" if label is None else repr(label),
+            )
+        return named
+
+    def _text(self, path: str, name: str) -> str | None:
+        found = self.tree.texts(path, name)
+        return decode(found[0].rstrip(b"\0")) if found else None
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        found = self.tree.texts("", name)
+        if not found:
+            return None
+        try:
+            return parse_json_object(found[0])
+        except UnsafeFileError as error:
+            raise error.within(f"attribute `{name}`") from None
+        except CorruptFileError as error:
+            text = f"attribute `{name}` is not used: {error.message}"
+            self.notes.append(Note(Kind.SOURCE, text))
+            return None
+
+
+# Lists and paths
+
+
+def _weight_group(tree: Tree) -> str | None:
+    """Return the path of the group that lists the layers."""
+    for path in ("", MODEL_GROUP):
+        has_list = _list(tree, path, LAYERS) is not None
+        if has_list or tree.number(path, OLD_LAYERS) is not None:
+            return path
+    return None
+
+
+def _list(tree: Tree, path: str, name: str) -> list[str] | None:
+    """Return a list that is an attribute, or several numbered ones if it was too long."""
+    found = tree.texts(path, name)
+    if found is None:
+        found, number = tree.texts(path, f"{name}0"), 0
+        while found is not None:
+            number += 1
+            more = tree.texts(path, f"{name}{number}")
+            if more is None:
+                break
+            found.extend(more)
+    return None if found is None else [decode(each) for each in found]
+
+
+def _join(*parts: str) -> str:
+    return "/".join(filter(None, parts))
+
+
+FORMAT = Format(
+    name="keras-h5",
+    title="Keras .h5",
+    extensions=(),
+    sniff=_sniff,
+    open=_open,
+    limits="CuDNN gates in the layout of today; strings in chunks",
+)
