@@ -6,14 +6,14 @@ Attributes are read while the file is open, and only those that are asked for by
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptFileError
 from ..names import decode
 from ..sources import Source
-from .h5_tree import Stored, Tree
+from .h5_tree import OTHER, Stored, Tree, Value, pieces
 from .hdf5_guard import Found, opened, translated, walk
 from .hdf5_types import recognise, stored_width
 
@@ -30,19 +30,13 @@ class _GuardedTree(Tree):
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: dict[tuple[str, str], list[bytes] | int] = {}
+        self.values: dict[str, dict[str, Value | None]] = {}
 
-    def texts(self, path: str, name: str) -> list[bytes] | None:
-        value = self.values.get((path, name))
-        if isinstance(value, int):
-            raise CorruptFileError(f"`/{path}`: attribute `{name}`", expected="text", got=value)
-        return value
+    def names(self, path: str) -> Collection[str]:
+        return self.values.get(path, ())
 
-    def number(self, path: str, name: str) -> int | None:
-        value = self.values.get((path, name))
-        if isinstance(value, list):
-            raise CorruptFileError(f"`/{path}`: attribute `{name}`", expected="an integer")
-        return value
+    def value(self, path: str, name: str) -> Value | None:
+        return self.values.get(path, {}).get(name)
 
 
 def read_guarded(source: Source, attributes: re.Pattern[str]) -> Tree:
@@ -57,7 +51,7 @@ def read_guarded(source: Source, attributes: re.Pattern[str]) -> Tree:
         CorruptFileError: libhdf5 cannot make sense of it.
     """
     tree = _GuardedTree()
-    with opened(source.path) as file:
+    with opened(source) as file:
         for found in walk(file, source.path, source.size):
             with translated(source.path, f"dataset `{found.path}`"):
                 tree.datasets[found.path] = _stored(found)
@@ -91,13 +85,14 @@ def _attributes(tree: _GuardedTree, path: str, entry: Any, wanted: re.Pattern[st
 
     names: list[bytes] = []
     h5a.iterate(entry, names.append)
-    for raw in names:
-        name = decode(raw)
-        if wanted.fullmatch(name):
-            tree.values[path, name] = _value(h5a.open(entry, raw), name)
+    if names:
+        values = tree.values.setdefault(path, {})
+        for raw in names:
+            name = decode(raw)
+            values[name] = _value(h5a.open(entry, raw), name) if wanted.fullmatch(name) else None
 
 
-def _value(attribute: h5py.h5a.AttrID, name: str) -> list[bytes] | int:
+def _value(attribute: h5py.h5a.AttrID, name: str) -> Value:
     import h5py
     import numpy as np
     from h5py import h5t
@@ -108,17 +103,17 @@ def _value(attribute: h5py.h5a.AttrID, name: str) -> list[bytes] | int:
         limit = f"at most {MAX_ATTRIBUTE_BYTES} bytes"
         raise CorruptFileError(f"attribute `{name}`", expected=limit, got=size)
     if not size:
-        return []
+        return ()
     if kind.get_class() == h5t.INTEGER:
-        number = np.zeros(attribute.shape, np.int64)
-        attribute.read(number, h5t.STD_I64LE)
-        return int(number.reshape(-1)[0])
+        numbers = np.zeros(attribute.shape, np.int64)
+        attribute.read(numbers, h5t.STD_I64LE)
+        return tuple(numbers.ravel().tolist())
     if kind.get_class() != h5t.STRING:
-        raise CorruptFileError(f"attribute `{name}`", expected="text", got=kind.dtype)
+        return OTHER
     if not kind.is_variable_str():
         fixed = np.zeros(attribute.shape, f"S{kind.get_size()}")
         attribute.read(fixed, kind)
-        return [bytes(each) for each in fixed.reshape(-1)]
+        return pieces(fixed.tobytes(), kind.get_size())
     texts = np.empty(attribute.shape, object)
     attribute.read(texts, h5t.py_create(h5py.string_dtype()))
     return [each if isinstance(each, bytes) else str(each).encode() for each in texts.reshape(-1)]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ..errors import CorruptFileError
 from .h5_blocks import SLACK_BYTES, Blocks
-from .h5_messages import MAX_NAME_BYTES, refuse_link
+from .h5_messages import HARD, MAX_NAME_BYTES, SOFT
 
 __all__ = ["GlobalHeap", "read_symbols"]
 
@@ -38,12 +38,11 @@ KEPT_BYTES = 256  # names are kept, configs are read anew
 # Groups
 
 
-def read_symbols(blocks: Blocks, tree: int, heap: int) -> Iterator[tuple[bytes, int]]:
-    """Yield name and header's address of every link in an old-style group.
+def read_symbols(blocks: Blocks, tree: int, heap: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, header's address and kind (`HARD`, `SOFT`) of every link in an old-style group.
 
     Raises:
         CorruptFileError: tree, nodes and names contradict each other.
-        UnsafeFileError: a soft link.
     """
     magic, version, size, start = _HEAP.unpack(blocks.take(heap, _HEAP.size))
     if (magic, version) != (b"HEAP", 0):
@@ -52,13 +51,12 @@ def read_symbols(blocks: Blocks, tree: int, heap: int) -> Iterator[tuple[bytes, 
     left = size + MAX_NAME_BYTES
     for node in _symbol_nodes(blocks, tree):
         for at, address, kind in _symbols(blocks, node):
-            refuse_link(kind == _SOFT_LINK)
             end = names.find(b"\0", at)
             # No two links share the bytes of their names.
             left -= end - at
             if end < 0 or end - at > MAX_NAME_BYTES or left < 0:
                 raise CorruptFileError("name of a link", expected=f"in {size} bytes", got=at)
-            yield names[at:end], address
+            yield names[at:end], address, SOFT if kind == _SOFT_LINK else HARD
 
 
 def _symbol_nodes(blocks: Blocks, tree: int) -> Iterator[int]:

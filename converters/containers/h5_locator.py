@@ -15,37 +15,65 @@ Specified by the HDF5 File Format Specification 3.0 (HDF5 1.14.6).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from struct import Struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..dtypes import DType
 from ..errors import ConvertError, CorruptFileError, UnsafeFileError
 from ..names import decode, encode
 from ..sources import Source
 from . import h5_messages as messages
-from .h5_blocks import UNDEFINED, OutsideSubset, open_blocks
+from .h5_blocks import UNDEFINED, Blocks, OutsideSubset, open_blocks
 from .h5_datatypes import dataspace, datatype, declared_bytes
 from .h5_heaps import GlobalHeap, read_symbols
 from .h5_messages import Message, read_header
-from .h5_tree import Stored, Tree, split_texts
+from .h5_tree import OTHER, Stored, Tree, Value, pieces
+from .hdf5_guard import MAX_DEPTH, MAX_OBJECTS
 from .hdf5_types import Element
 
-__all__ = ["OutsideSubset", "Peek", "locate", "peek"]
+__all__ = ["Glance", "OutsideSubset", "glance", "locate"]
 
-MAX_DEPTH = 64  # of groups, as in `hdf5_guard.py`
-MAX_OBJECTS = 1_000_000
 PATH_RATIO = 16  # bytes of all paths for each byte of the file; honest ones have less than 1
 
 _TABLE = Struct("<QQ")
 
 
-class Peek(NamedTuple):
-    """What a group shows at a glance: names of its attributes and of its links."""
+class Glance:
+    """A group at a glance, without what lies below it.
 
-    attributes: frozenset[str]
-    links: frozenset[str]
+    Attributes:
+        attributes: names of its attributes.
+    """
+
+    def __init__(self, blocks: Blocks, header: list[Message]) -> None:
+        self._blocks = blocks
+        self._header = header
+        found = (data for kind, data in header if kind == messages.ATTRIBUTE)
+        self.attributes = frozenset(decode(messages.attribute_name(data)) for data in found)
+
+    @property
+    def links(self) -> list[str]:
+        """Names of what it holds by hard links."""
+        return list(map(decode, self._addresses))
+
+    @cached_property
+    def _addresses(self) -> dict[bytes, int]:
+        with _placed(self._blocks.source):
+            links = _links(self._blocks, self._header)
+            return {name: address for name, address, kind in links if kind == messages.HARD}
+
+    def group(self, name: str) -> Glance | None:
+        """Return a group below; None if there is none, or it is a dataset; raises as `locate`."""
+        address = self._addresses.get(encode(name))
+        if address is None:
+            return None
+        with _placed(self._blocks.source):
+            header = read_header(self._blocks, address)
+            is_group = all(kind != messages.LAYOUT for kind, _ in header)
+            return Glance(self._blocks, header) if is_group else None
 
 
 def locate(source: Source, *, verify: bool = True) -> Tree:
@@ -64,10 +92,11 @@ def locate(source: Source, *, verify: bool = True) -> Tree:
         return _Locator(source, verify=verify).run()
 
 
-def peek(source: Source, path: str = "") -> Peek | None:
-    """Return what the group at a path shows; None if there is none; raises as `locate` does."""
+def glance(source: Source) -> Glance:
+    """Return the root group; raises as `locate` does."""
     with _placed(source):
-        return _Locator(source, verify=False).peek(path.split("/") if path else [])
+        blocks, place = open_blocks(source, verify=False)
+        return Glance(blocks, read_header(blocks, place.root))
 
 
 @contextmanager
@@ -79,6 +108,8 @@ def _placed(source: Source) -> Iterator[None]:
         if error.path is None:
             error.path = str(source.path)
             error.args = (error.message,)
+        if error.hint is None and not isinstance(error, UnsafeFileError):
+            error.hint = "copy the file again; it may be cut short"
         raise
 
 
@@ -90,39 +121,33 @@ class _LocatedTree(Tree):
         self._attributes = attributes
         self._heap = heap
 
-    def texts(self, path: str, name: str) -> list[bytes] | None:
+    def names(self, path: str) -> Collection[str]:
+        with _placed(self._heap.source):
+            return [decode(messages.attribute_name(raw)) for raw in self._attributes.get(path, ())]
+
+    def value(self, path: str, name: str) -> Value | None:
         with _placed(self._heap.source):
             try:
-                return self._texts(path, name)
+                return self._value(path, name)
             except ConvertError as error:
                 raise error.within(f"`/{path}`: attribute `{name}`") from None
 
-    def number(self, path: str, name: str) -> int | None:
-        with _placed(self._heap.source):
-            found = self._find(path, name)
-            if found is None:
-                return None
-            element, count, data = found
-            whole = element.dtype is not None and "int" in element.dtype.label
-            if not whole or count != 1:
-                raise CorruptFileError(
-                    f"`/{path}`: attribute `{name}`", expected="an integer", got=element.dtype
-                )
-            signed = element.dtype is not DType.UINT64
-            return int.from_bytes(data, "big" if element.big_endian else "little", signed=signed)
-
-    def _texts(self, path: str, name: str) -> list[bytes] | None:
+    def _value(self, path: str, name: str) -> Value | None:
         found = self._find(path, name)
         if found is None:
             return None
         element, count, data = found
-        if not count:  # whatever its type: an empty list of h5py's is one of float64
-            return []
-        if element.dtype is not DType.STRING:
-            raise CorruptFileError("type", expected="text", got=element.dtype or "opaque")
-        if element.variable:
-            return self._heap.texts(data)
-        return split_texts(data, element.width, element.padding)
+        if not count:
+            return ()
+        if element.dtype is DType.STRING:
+            return self._heap.texts(data) if element.variable else pieces(data, element.width)
+        if element.dtype is None or "int" not in element.dtype.label:
+            return OTHER
+        order: Literal["big", "little"] = "big" if element.big_endian else "little"
+        signed = not element.dtype.label.startswith("u")
+        return tuple(
+            int.from_bytes(each, order, signed=signed) for each in pieces(data, element.width)
+        )
 
     def _find(self, path: str, name: str) -> tuple[Element, int, bytes] | None:
         """Return type, count of elements and bytes of an attribute."""
@@ -143,7 +168,7 @@ class _Level(NamedTuple):
     """A group on the way down, and what of it is still to be visited."""
 
     prefix: str
-    links: Iterator[tuple[bytes, int]]
+    links: Iterator[tuple[bytes, int, int]]
 
 
 class _Locator:
@@ -166,37 +191,20 @@ class _Locator:
         try:
             levels = [self._group("", read_header(self._blocks, root))]
         except ConvertError as error:
-            raise error.within("`/`") from None
+            raise error.within("the root group") from None
         while levels:
             prefix, links = levels[-1]
-            path = prefix
             try:
                 link = next(links, None)
-                if link is None:
-                    levels.pop()
-                    continue
-                path = prefix + decode(link[0])
-                self._count(path, len(levels))
-                below = self._object(path, link[1])
             except ConvertError as error:
-                raise error.within(f"`/{path}`") from None
+                raise error.within(f"group `{prefix or '/'}`") from None
+            if link is None:
+                levels.pop()
+                continue
+            below = self._follow(prefix + decode(link[0]), len(levels), *link[1:])
             if below:
                 levels.append(below)
         return self._tree
-
-    def peek(self, parts: list[str]) -> Peek | None:
-        header = read_header(self._blocks, self._super.root)
-        links = dict(self._links(header))
-        for part in parts:
-            address = links.get(encode(part))
-            if address is None:
-                return None
-            header = read_header(self._blocks, address)
-            links = dict(self._links(header))
-        names = [
-            messages.attribute_name(data) for kind, data in header if kind == messages.ATTRIBUTE
-        ]
-        return Peek(frozenset(map(decode, names)), frozenset(map(decode, links)))
 
     def _count(self, path: str, depth: int) -> None:
         self._objects += 1
@@ -206,6 +214,15 @@ class _Locator:
         limit = PATH_RATIO * self._blocks.size
         if self._objects > MAX_OBJECTS or self._path_bytes > limit:
             raise UnsafeFileError("number of objects", expected=f"at most {MAX_OBJECTS}")
+
+    def _follow(self, path: str, depth: int, address: int, kind: int) -> _Level | None:
+        """Look at what a link leads to; a group is another level."""
+        try:
+            messages.refuse_link(kind)
+            self._count(path, depth)
+            return self._object(path, address)
+        except ConvertError as error:
+            raise error.within(f"`{path}`") from None
 
     def _object(self, path: str, address: int) -> _Level | None:
         if address in self._seen:
@@ -237,34 +254,7 @@ class _Locator:
     def _group(self, path: str, header: list[Message]) -> _Level:
         self._tree.groups.append(path)
         self._attributes[path] = _attributes(header)
-        return _Level(path + "/" if path else "", self._links(header))
-
-    def _links(self, header: list[Message]) -> Iterator[tuple[bytes, int]]:
-        names: set[bytes] = set()
-        for name, address in self._raw_links(header):
-            if (
-                not name
-                or b"/" in name
-                or name == b"."
-                or name in names
-                or len(name) > messages.MAX_NAME_BYTES
-            ):
-                raise CorruptFileError("name of a link", got=repr(name[:80]))
-            if address == UNDEFINED:
-                raise CorruptFileError(f"link {name[:80]!r}", expected="an address", got="none")
-            names.add(name)
-            yield name, address
-
-    def _raw_links(self, header: list[Message]) -> Iterator[tuple[bytes, int]]:
-        for kind, data in header:
-            if kind == messages.SYMBOL_TABLE:
-                if len(data) < _TABLE.size:
-                    raise CorruptFileError("symbol table", expected="16 bytes", got=len(data))
-                yield from read_symbols(self._blocks, *_TABLE.unpack_from(data))
-            elif kind == messages.LINK:
-                yield messages.link(data)
-            elif kind == messages.LINK_INFO and messages.heap_of_info(kind, data) != UNDEFINED:
-                raise OutsideSubset("links", expected="in the header", got="in a fractal heap")
+        return _Level(path + "/" if path else "", _links(self._blocks, header))
 
     # Datasets
 
@@ -314,6 +304,36 @@ class _Locator:
     def _add(self, path: str, stored: Stored, attributes: list[bytes]) -> None:
         self._tree.datasets[path] = stored
         self._attributes[path] = attributes
+
+
+def _links(blocks: Blocks, header: list[Message]) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, header's address and kind of link of what a group holds."""
+    names: set[bytes] = set()
+    for name, address, kind in _raw_links(blocks, header):
+        if (
+            not name
+            or b"/" in name
+            or name == b"."
+            or name in names
+            or len(name) > messages.MAX_NAME_BYTES
+        ):
+            raise CorruptFileError("name of a link", got=repr(name[:80]))
+        if address == UNDEFINED and kind == messages.HARD:
+            raise CorruptFileError(f"link {name[:80]!r}", expected="an address", got="none")
+        names.add(name)
+        yield name, address, kind
+
+
+def _raw_links(blocks: Blocks, header: list[Message]) -> Iterator[tuple[bytes, int, int]]:
+    for kind, data in header:
+        if kind == messages.SYMBOL_TABLE:
+            if len(data) < _TABLE.size:
+                raise CorruptFileError("symbol table", expected="16 bytes", got=len(data))
+            yield from read_symbols(blocks, *_TABLE.unpack_from(data))
+        elif kind == messages.LINK:
+            yield messages.link(data)
+        elif kind == messages.LINK_INFO and messages.heap_of_info(kind, data) != UNDEFINED:
+            raise OutsideSubset("links", expected="in the header", got="in a fractal heap")
 
 
 def _attributes(header: list[Message]) -> list[bytes]:

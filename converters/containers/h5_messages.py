@@ -22,9 +22,11 @@ __all__ = [
     "DATASPACE",
     "DATATYPE",
     "EXTERNAL",
+    "HARD",
     "LAYOUT",
     "LINK",
     "LINK_INFO",
+    "SOFT",
     "SYMBOL_TABLE",
     "Layout",
     "Message",
@@ -42,6 +44,7 @@ ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, ATTRIBUTE_INFO = 0x0C, 0x10, 0x11, 0x15
 
 MAX_BLOCKS = 4096  # that a header goes on in; attributes added one by one make a few
 SHARED = 2  # flag of a message
+HARD, SOFT = 0, 1  # kinds of links; external ones are 64
 # What tells nothing of interest: padding, fill values, times, comments, allocation, K values.
 IGNORED = frozenset({0x00, 0x04, 0x05, 0x0A, 0x0D, 0x0E, 0x12, 0x13, 0x16})
 MAX_NAME_BYTES = 4096
@@ -157,7 +160,7 @@ def _overlong(kind: int, left: int, length: int) -> CorruptFileError:
 
 def _shared(kind: int) -> UnsafeFileError:
     return UnsafeFileError(
-        f"message 0x{kind:02x} lies in another object, or is a committed type",
+        f"a committed type, or another message that lies elsewhere (0x{kind:02x})",
         expected="one of its own",
         hint="no weight file needs this; write it anew with h5py",
     )
@@ -246,12 +249,11 @@ def heap_of_info(kind: int, raw: bytes) -> int:
         raise CorruptFileError("link or attribute info", got=raw.hex()) from fault
 
 
-def link(raw: bytes) -> tuple[bytes, int]:
-    """Return name and address of a hard link in a message.
+def link(raw: bytes) -> tuple[bytes, int, int]:
+    """Return name, address and kind of a link in a message; only hard ones have an address.
 
     Raises:
         CorruptFileError: it is no such message.
-        UnsafeFileError: another kind of link.
     """
     try:
         return _link(raw)
@@ -259,26 +261,28 @@ def link(raw: bytes) -> tuple[bytes, int]:
         raise CorruptFileError("link", expected="a whole message", got=raw.hex()[:80]) from fault
 
 
-def _link(raw: bytes) -> tuple[bytes, int]:
+def _link(raw: bytes) -> tuple[bytes, int, int]:
     version, flags = raw[0], raw[1]
     if version != 1 or flags & 0xE0:
         raise CorruptFileError("link", expected="version 1", got=raw[:2].hex())
-    at = 2
+    at, kind = 2, HARD
     if flags & 8:
-        refuse_link(raw[at])
+        kind = raw[at]
         at += 1
     at += 8 * (flags >> 2 & 1) + (flags >> 4 & 1)  # creation order; character set
     width = 1 << (flags & 3)
     length = int.from_bytes(raw[at : at + width], "little")
     at += width
-    (address,) = unpack_from("<Q", raw, at + length)
-    return raw[at : at + length], address
+    name, address = raw[at : at + length], UNDEFINED
+    if kind == HARD:
+        (address,) = unpack_from("<Q", raw, at + length)
+    return name, address, kind
 
 
 def refuse_link(kind: int) -> None:
-    """Refuse what is no hard link (0); soft links (1) and external ones (64) lead anywhere."""
-    if kind:
-        got = "a soft link" if kind == 1 else "an external or user-defined link"
+    """Refuse what is no hard link; soft links and external ones lead anywhere."""
+    if kind != HARD:
+        got = "a soft link" if kind == SOFT else "an external or user-defined link"
         raise UnsafeFileError("kind of link", expected="a hard link", got=got)
 
 

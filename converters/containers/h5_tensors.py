@@ -13,8 +13,8 @@ from ..tensors import (
     TensorSpec,
     byte_swapped,
 )
-from . import hdf5_strings as strings
-from .h5_blocks import find_signature
+from .h5_blocks import Blocks, find_signature
+from .h5_heaps import GlobalHeap
 from .h5_tree import Stored, split_texts
 from .hdf5_slices import SliceTensor
 from .windows import locate
@@ -22,24 +22,22 @@ from .windows import locate
 __all__ = ["tensor_of"]
 
 
-def tensor_of(path: str, stored: Stored, opaque: DType, source: Source) -> Tensor:
+def tensor_of(path: str, stored: Stored, spec: TensorSpec, source: Source) -> Tensor:
     """Return the tensor of a dataset that has a shape; reads nothing of it.
 
     Args:
         path: of the dataset.
         stored: where its bytes are.
-        opaque: what elements are, where they are opaque.
+        spec: what they are; takes as many bytes as the dataset, unless it is text.
         source: the file.
 
     Raises:
         CorruptFileError: strings that are read by nobody here.
     """
-    element, shape = stored.element, stored.shape or ()
-    if element.dtype is DType.STRING:
+    if stored.element.dtype is DType.STRING:
         return _texts(path, stored, source)
-    spec = TensorSpec(element.dtype or opaque, shape)
     raw = _raw(path, stored, spec, source)
-    return byte_swapped(raw) if element.big_endian else raw
+    return byte_swapped(raw) if stored.element.big_endian else raw
 
 
 def _raw(path: str, stored: Stored, spec: TensorSpec, source: Source) -> Tensor:
@@ -52,15 +50,15 @@ def _raw(path: str, stored: Stored, spec: TensorSpec, source: Source) -> Tensor:
     if stored.place is not None:
         inner, offset = locate(source, stored.place)
         return ExtentTensor(spec, (Extent(inner, offset, spec.nbytes),))
-    return SliceTensor(spec, source.path, path)
+    return SliceTensor(spec, source, path)
 
 
 def _texts(path: str, stored: Stored, source: Source) -> Tensor:
     element = stored.element
     spec = TensorSpec(DType.STRING, stored.shape or ())
-    if spec.size and stored.place is None and stored.inline is None:
+    if element.variable and spec.size and stored.place is None and stored.inline is None:
         raise CorruptFileError(
-            "strings in chunks are not read",
+            "strings of variable length in chunks are not read",
             hint="write the file anew with contiguous strings, or without this dataset",
         )
     raw = _raw(path, stored, TensorSpec(DType.UINT8, (spec.size * element.width,)), source)
@@ -68,7 +66,7 @@ def _texts(path: str, stored: Stored, source: Source) -> Tensor:
     def load() -> list[bytes]:
         try:
             if element.variable:
-                return strings.from_heap(raw, source, find_signature(source) or 0)
+                return _heap(source).texts(b"".join(raw.chunks()))
             return split_texts(b"".join(raw.chunks()), element.width, element.padding)
         except ConvertError as error:
             if error.path is None:
@@ -76,3 +74,7 @@ def _texts(path: str, stored: Stored, source: Source) -> Tensor:
             raise error.within(f"dataset `{path}`") from None
 
     return ElementTensor(spec, load, raw.nbytes)
+
+
+def _heap(source: Source) -> GlobalHeap:
+    return GlobalHeap(Blocks(source, find_signature(source) or 0, verify=False))

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple, TypeAlias
 
+from ..errors import CorruptFileError
 from .hdf5_types import Element
 
-__all__ = ["Stored", "Tree", "split_texts"]
+__all__ = ["OTHER", "Stored", "Tree", "Value", "pieces", "split_texts"]
+
+# Texts, integers, or the word for all else.
+Value: TypeAlias = list[bytes] | tuple[int, ...] | str
+
+OTHER = "neither text nor integers"
 
 
 class Stored(NamedTuple):
@@ -37,20 +44,51 @@ class Tree(ABC):
         self.groups: list[str] = []
 
     @abstractmethod
+    def names(self, path: str) -> Collection[str]:
+        """Return the names of the attributes of a group or a dataset."""
+
+    @abstractmethod
+    def value(self, path: str, name: str) -> Value | None:
+        """Return an attribute; None where there is none, or it is not read.
+
+        Texts of fixed length come with what fills them up.
+
+        Raises:
+            CorruptFileError: it leads nowhere.
+        """
+
     def texts(self, path: str, name: str) -> list[bytes] | None:
         """Return the texts of an attribute; None where there is no such attribute.
 
         Raises:
             CorruptFileError: it is no text, or leads nowhere.
         """
+        value = self.value(path, name)
+        if value is None:
+            return None
+        if isinstance(value, list):
+            return [text.partition(b"\0")[0] for text in value]
+        if not value:  # whatever its type: an empty list of h5py's is one of float64
+            return []
+        raise CorruptFileError(f"`/{path}`: attribute `{name}`", expected="text", got=value)
 
-    @abstractmethod
     def number(self, path: str, name: str) -> int | None:
         """Return the integer of an attribute; None where there is no such attribute.
 
         Raises:
             CorruptFileError: it is no integer.
         """
+        value = self.value(path, name)
+        if value is None:
+            return None
+        if isinstance(value, tuple) and len(value) == 1:
+            return value[0]
+        raise CorruptFileError(f"`/{path}`: attribute `{name}`", expected="an integer", got=value)
+
+
+def pieces(data: bytes, width: int) -> list[bytes]:
+    """Return the elements of `width` bytes that `data` consists of."""
+    return [data[at : at + width] for at in range(0, len(data), width)]
 
 
 def split_texts(data: bytes, width: int, padding: bytes | None) -> list[bytes]:
@@ -61,7 +99,7 @@ def split_texts(data: bytes, width: int, padding: bytes | None) -> list[bytes]:
         width: bytes of each.
         padding: what fills them up, or None where the first NUL ends them.
     """
-    padded = [data[at : at + width] for at in range(0, len(data), width)]
+    padded = pieces(data, width)
     if padding is None:
         return [text.partition(b"\0")[0] for text in padded]
     return [text.rstrip(padding) for text in padded]

@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConvertError, CorruptFileError, UnsafeFileError
 from ..names import decode
+from ..sources import FileSource, Source
 from .hdf5_types import stored_width
+from .windows import SourceFile
 
 if TYPE_CHECKING:
     import h5py
@@ -68,11 +70,13 @@ class Found(NamedTuple):
 
 
 @contextmanager
-def opened(path: Path, where: str | None = None) -> Iterator[h5py.File]:
+def opened(source: Source, where: str | None = None) -> Iterator[h5py.File]:
     """Open a file for reading, and close it whatever happens; what h5py raises becomes ours.
 
+    A file object that h5py still holds when the interpreter ends makes it crash.
+
     Args:
-        path: the file.
+        source: the file; a member of an archive is read through a file object.
         where: the dataset that is going to be read, for messages.
 
     Raises:
@@ -82,8 +86,9 @@ def opened(path: Path, where: str | None = None) -> Iterator[h5py.File]:
 
     # No lock: read-only and network mounts refuse it, and sources are not written meanwhile.
     options = {"locking": False, "rdcc_nbytes": CACHE_BYTES}
-    with translated(path, where), h5py.File(path, "r", **options) as file:
-        yield file
+    file = source.place if type(source) is FileSource else SourceFile(source)
+    with translated(source.path, where), h5py.File(file, "r", **options) as opened_file:
+        yield opened_file
 
 
 def walk(file: h5py.File, path: Path, size: int) -> Iterator[Found]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CorruptFileError
 from ..names import encode
+from ..sources import Source
 from ..tensors import CHUNK_BYTES, Tensor, TensorSpec
 from .hdf5_guard import opened
 
@@ -32,21 +32,21 @@ class SliceTensor(Tensor):
 
     Args:
         spec: dtype and shape; `nbytes` is what the dataset declares.
-        file: path of the HDF5 file.
+        source: the HDF5 file.
         key: path of the dataset.
     """
 
-    __slots__ = ("_file", "_key")
+    __slots__ = ("_key", "_source")
 
-    def __init__(self, spec: TensorSpec, file: Path, key: str) -> None:
+    def __init__(self, spec: TensorSpec, source: Source, key: str) -> None:
         self.spec = spec
-        self._file = file
+        self._source = source
         self._key = key
 
     def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """Yield the bytes, read in slabs of at most 16 MiB (one element if that is larger)."""
         step = max(max_bytes // self.spec.dtype.itemsize, 1) * self.spec.dtype.itemsize
-        with opened(self._file, f"dataset `{self._key}`") as file:
+        with opened(self._source, f"dataset `{self._key}`") as file:
             for slab in self._slabs(file):
                 for at in range(0, len(slab), step):
                     yield slab[at : at + step]
@@ -61,7 +61,7 @@ class SliceTensor(Tensor):
         if prod(shape) * width != self.nbytes:
             raise CorruptFileError(
                 "changed since it was opened",
-                path=self._file,
+                path=self._source.path,
                 where=f"dataset `{self._key}`",
                 expected=f"{self.nbytes} bytes",
                 got=f"{prod(shape) * width} bytes",

@@ -5,35 +5,29 @@ Everything that the Keras 3 reader needs of HDF5 is here, whoever reads it.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+import re
+from typing import NamedTuple
 
 from ..dtypes import DType
-from ..errors import CorruptFileError
+from ..errors import ConvertError, CorruptFileError
 from ..names import decode
 from ..notes import Kind, Note
-from ..sources import Extent, FileSource, Source
-from ..tensors import CHUNK_BYTES, ChunkTensor, ExtentTensor, Tensor, TensorSpec
-from . import hdf5_attributes as attributes
-from .hdf5_guard import Found, opened, translated, walk
-from .hdf5_slices import SliceTensor
-from .hdf5_types import Element, recognise
-from .windows import SourceFile, locate
-
-if TYPE_CHECKING:
-    import h5py
+from ..sources import Source
+from ..tensors import Tensor, TensorSpec
+from .h5_blocks import SIGNATURE
+from .h5_locator import Glance, OutsideSubset, glance
+from .h5_reading import read_tree
+from .h5_tensors import tensor_of
+from .h5_tree import Stored, Tree
 
 __all__ = ["SIGNATURE", "Store", "is_keras_3", "read_store"]
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 VARS = "vars"
 # What only files of the layout before Keras 3 have at their root.
-LEGACY_ATTRIBUTES = ("layer_names", "layer_names0", "nb_layers")
+LEGACY_ATTRIBUTES = frozenset({"layer_names", "layer_names0", "nb_layers"})
 LEGACY_GROUP = "model_weights"
 MAX_LOOKED_AT = 64
+ATTRIBUTES = re.compile(r"name|dtype|layer_names0?|nb_layers")
 
 
 class Store(NamedTuple):
@@ -50,145 +44,91 @@ class Store(NamedTuple):
     notes: list[Note]
 
 
-def read_store(source: Source) -> Store:
+def read_store(source: Source, *, verify: bool = True) -> Store:
     """Return the datasets of an HDF5 file; reads none of their bytes.
 
     Raises:
         UnsafeFileError: a link, a layout or a filter that no weight file needs, or a bomb.
         CorruptFileError: it cannot be made sense of.
     """
+    tree = read_tree(source, ATTRIBUTES, verify=verify)
     store = Store({}, {}, [])
-    with _opened(source) as file:
-        for found in walk(file, source.path, source.size):
-            with translated(source.path, f"dataset `{found.path}`"):
-                _add(store, found, source)
-        # The walk has shown that the groups are a tree of hard links.
-        with translated(source.path, None):
-            store.labels.update(_labels(file.id, ""))
+    for path, stored in tree.datasets.items():
+        try:
+            _add(store, tree, path, stored, source)
+        except ConvertError as error:
+            if error.path is None:
+                error.path = str(source.path)
+            raise error.within(f"dataset `{path}`") from None
+    for path in tree.groups:
+        if path == VARS or path.endswith(f"/{VARS}"):
+            store.labels[path] = _text(tree, path, "name")
     return store
+
+
+def _add(store: Store, tree: Tree, path: str, stored: Stored, source: Source) -> None:
+    if stored.shape is None or stored.element.dtype is DType.STRING:
+        what = "text" if stored.shape is not None else "nothing, not even a shape"
+        kind = Kind.DROPPED if stored.shape is not None else Kind.SOURCE
+        store.notes.append(Note(kind, f"dataset `{path}` holds {what}: left out"))
+        return
+    dtype = stored.element.dtype or _opaque(tree, path, stored.element.width)
+    store.tensors[path] = tensor_of(path, stored, TensorSpec(dtype, stored.shape), source)
+
+
+def _opaque(tree: Tree, path: str, width: int) -> DType:
+    """Return the type of opaque bytes; Keras and tf_keras hold bfloat16 as two of them."""
+    label = _text(tree, path, "dtype")
+    named = DType.BFLOAT16 if label is None else DType.named(label)
+    if named is None or named.native or named.itemsize != width:
+        raise CorruptFileError(
+            "a type that is not read: opaque",
+            expected=f"bfloat16, or an attribute `dtype` of a type of {width} bytes",
+            got=f"{width} bytes" if label is None else repr(label),
+        )
+    return named
+
+
+def _text(tree: Tree, path: str, name: str) -> str | None:
+    found = tree.texts(path, name)
+    return decode(found[0].rstrip(b"\0")) if found else None
+
+
+# Recognising
 
 
 def is_keras_3(source: Source) -> bool:
     """Tell whether an HDF5 file has the layout of Keras 3, from its first few groups."""
     try:
-        with _opened(source) as file:
-            root = file.id
-            if any(attributes.has(root, name) for name in LEGACY_ATTRIBUTES):
-                return False
-            waiting = [root]
-            for _ in range(MAX_LOOKED_AT):
-                if not waiting:
-                    break
-                groups = dict(_groups(waiting.pop(0)))
-                if VARS in groups:
-                    return True
-                if LEGACY_GROUP in groups:
-                    return False
-                waiting.extend(groups.values())
-    except CorruptFileError:
+        return _has_vars(glance(source))
+    except OutsideSubset:
+        return _has_vars_by_hdf5(source)
+    except ConvertError:  # whoever opens it will say what is wrong
         return False
+
+
+def _has_vars(root: Glance) -> bool:
+    if root.attributes & LEGACY_ATTRIBUTES:
+        return False
+    waiting = [root]
+    left = MAX_LOOKED_AT
+    while waiting and left > 0:
+        group = waiting.pop(0)
+        if group.group(VARS):
+            return True
+        if group.group(LEGACY_GROUP):
+            return False
+        names = group.links[:left]
+        left -= len(names)
+        waiting.extend(below for name in names if (below := group.group(name)))
     return False
 
 
-# With h5py
-
-
-@contextmanager
-def _opened(source: Source) -> Iterator[h5py.File]:
-    """Open a source for reading and close it whatever happens.
-
-    A file object that h5py still holds when the interpreter ends makes it crash.
-    """
-    if isinstance(source, FileSource) and type(source) is FileSource:
-        with opened(source.path) as file:
-            yield file
-        return
-    import h5py
-
-    with translated(source.path, None), h5py.File(SourceFile(source), "r") as file:
-        yield file
-
-
-def _add(store: Store, found: Found, source: Source) -> None:
-    element = recognise(found.kind)
-    if found.shape is None or element.dtype is DType.STRING:
-        what = "text" if found.shape is not None else "nothing, not even a shape"
-        text = f"dataset `{found.path}` holds {what}: left out"
-        kind = Kind.DROPPED if found.shape is not None else Kind.SOURCE
-        store.notes.append(Note(kind, text))
-        return
-    spec = TensorSpec(_dtype(found, element), found.shape)
-    tensor = _raw(found, spec, source)
-    if element.big_endian and spec.dtype.swap_unit > 1:
-        tensor = ChunkTensor(spec, tensor, partial(_swap, spec.dtype.swap_unit))
-    store.tensors[found.path] = tensor
-
-
-def _raw(found: Found, spec: TensorSpec, source: Source) -> Tensor:
-    if found.place is not None:
-        inner, offset = locate(source, found.place)
-        return ExtentTensor(spec, (Extent(inner, offset, spec.nbytes),))
-    if not spec.nbytes:
-        return ExtentTensor(spec, ())
-    return _PackedTensor(spec, source, found.path)
-
-
-class _PackedTensor(SliceTensor):
-    """A dataset in chunks, of a file that may lie in an archive."""
-
-    __slots__ = ("_source",)
-
-    def __init__(self, spec: TensorSpec, source: Source, key: str) -> None:
-        super().__init__(spec, source.path, key)
-        self._source = source
-
-    def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
-        """Yield the bytes, unpacked in slabs of at most 16 MiB."""
-        step = max(max_bytes // self.spec.dtype.itemsize, 1) * self.spec.dtype.itemsize
-        with _opened(self._source) as file:
-            for slab in self._slabs(file):
-                for at in range(0, len(slab), step):
-                    yield slab[at : at + step]
-
-
-def _dtype(found: Found, element: Element) -> DType:
-    """Return the type of an element; Keras and tf_keras hold bfloat16 as two opaque bytes."""
-    if element.dtype is not None:
-        return element.dtype
-    label = attributes.text(found.dataset, "dtype", variable=True)
-    named = DType.BFLOAT16 if label is None else DType.named(decode(label.rstrip(b"\0")))
-    if named is None or named.native or named.itemsize != element.width:
-        raise CorruptFileError(
-            "a type that is not read: opaque",
-            expected=f"bfloat16, or an attribute `dtype` of a type of {element.width} bytes",
-            got=f"{element.width} bytes" if label is None else repr(decode(label)),
-        )
-    return named
-
-
-def _swap(unit: int, chunk: memoryview) -> bytes:
-    values = array({2: "H", 4: "I", 8: "Q"}[unit], bytes(chunk))
-    values.byteswap()
-    return values.tobytes()
-
-
-def _groups(group: h5py.h5g.GroupID) -> Iterator[tuple[str, h5py.h5g.GroupID]]:
-    """Yield the groups of one that are hard links, without following any other."""
-    from h5py import h5g, h5l, h5o
-
-    links: list[tuple[bytes, int]] = []
-    group.links.iterate(lambda name, info: links.append((name, info.type)), info=True)
-    for name, kind in links:
-        if kind == h5l.TYPE_HARD:
-            entry = h5o.open(group, name)
-            if isinstance(entry, h5g.GroupID):
-                yield decode(name), entry
-
-
-def _labels(group: h5py.h5g.GroupID, prefix: str) -> Iterator[tuple[str, str | None]]:
-    for name, entry in _groups(group):
-        path = prefix + name
-        if name == VARS:
-            label = attributes.text(entry, "name", variable=True)
-            yield path, None if label is None else decode(label.rstrip(b"\0"))
-        yield from _labels(entry, path + "/")
+def _has_vars_by_hdf5(source: Source) -> bool:
+    try:
+        tree = read_tree(source, ATTRIBUTES)
+    except ConvertError:
+        return False
+    if LEGACY_ATTRIBUTES.intersection(tree.names("")) or LEGACY_GROUP in tree.groups:
+        return False
+    return any(path.rpartition("/")[2] == VARS for path in tree.groups)

@@ -4,9 +4,9 @@ r"""HDF5: groups and datasets, one dataset a tensor, at the path that is its nam
     metadata   superblock, groups, one header a dataset: type, shape, where its bytes are
     data       contiguous datasets in one piece each
 
-Specified by the HDF5 File Format Specification 3.0 (HDF5 1.14.6). How types are described:
-`containers/hdf5_types.py`; how strings are held: `containers/hdf5_strings.py`; what is refused:
-`containers/hdf5_guard.py`.
+Specified by the HDF5 File Format Specification 3.0 (HDF5 1.14.6). What is read and
+refused: `containers/h5_locator.py`, and `containers/hdf5_guard.py` for what libhdf5 has to read;
+how types are described: `containers/hdf5_types.py`; strings: `containers/hdf5_strings.py`.
 
 A slash in a name makes a group. What is no path is escaped: a component that is empty becomes
 `%`; `%`, NUL and bytes that are not UTF-8 become `%XX`, as does the dot of a component `.` or
@@ -30,28 +30,27 @@ from functools import partial
 from math import prod
 from pathlib import Path
 
-from ..containers import hdf5_attributes as attributes
 from ..containers import hdf5_strings as strings
+from ..containers.h5_reading import read_tree
+from ..containers.h5_tensors import tensor_of
+from ..containers.h5_tree import Stored, Tree
 from ..containers.hdf5_attributes import Attribute
-from ..containers.hdf5_guard import MAX_DEPTH, Found, opened, translated, walk
+from ..containers.hdf5_guard import MAX_DEPTH
 from ..containers.hdf5_skeleton import Member, Skeleton, build
-from ..containers.hdf5_slices import SliceTensor
-from ..containers.hdf5_types import Element, describes, recognise
+from ..containers.hdf5_types import Element, describes
 from ..dtypes import DType
-from ..errors import CorruptFileError, NotRecognisedError, TargetError
+from ..errors import ConvertError, CorruptFileError, NotRecognisedError, TargetError
 from ..names import assign, decode, encode, escape
 from ..notes import Kind, Note
 from ..output import Literal, Placement, Plan, PlannedFile
 from ..registry import Format, Location, ReadOptions, WriteOptions
-from ..sources import Extent, FileSource
+from ..sources import FileSource
 from ..tensors import (
     ElementTensor,
-    ExtentTensor,
     Origin,
     Tensor,
     TensorDict,
     TensorSpec,
-    byte_swapped,
 )
 
 __all__ = ["FORMAT"]
@@ -60,6 +59,8 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NAME = "tensorferry_name"
 SHAPE = "tensorferry_shape"
 DTYPE = "dtype"
+OURS = frozenset({NAME, SHAPE, DTYPE})
+ATTRIBUTES = re.compile("|".join(OURS))
 SELF = ".data"
 MAX_RANK = 32  # H5S_MAX_RANK
 
@@ -76,25 +77,38 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
     if not location.is_file:
         raise NotRecognisedError("is not a file", path=path)
     source = FileSource(path)
+    try:
+        tree = read_tree(source, ATTRIBUTES, verify=options.verify)
+        return _tensors(tree, source, options)
+    except BaseException as error:
+        source.close()
+        if isinstance(error, ConvertError) and error.path is None:
+            error.path = str(path)
+        raise
+
+
+def _tensors(tree: Tree, source: FileSource, options: ReadOptions) -> TensorDict:
     tensors: dict[str, Tensor] = {}
     origins: dict[str, Origin] = {}
     notes: list[Note] = []
-    foreign = 0
-    with opened(path) as file:
-        base = file.id.get_create_plist().get_userblock()
-        for found in walk(file, path, source.size):
-            with translated(path, f"dataset `{found.path}`"):
-                name = _exact_name(found) if options.names == "readable" else found.path
-                if name in tensors:
-                    raise CorruptFileError(f"a second tensor with the name `{name}`")
-                if found.shape is None:
-                    text = f"dataset `{found.path}` holds nothing, not even a shape: left out"
-                    notes.append(Note(Kind.SOURCE, text))
-                    continue
-                tensors[name] = _tensor(found, found.shape, source, base)
-                origins[name] = Origin(found.path)
-                foreign += attributes.count_others(found.dataset, (NAME, SHAPE, DTYPE))
-        foreign += attributes.count_others(file.id, ())
+    foreign = len(tree.names(""))
+    # The order of names, whatever order the file has them in.
+    for path in sorted(tree.datasets, key=lambda path: encode(path).split(b"/")):
+        stored = tree.datasets[path]
+        try:
+            exact = _text(tree, path, NAME) if options.names == "readable" else None
+            name = path if exact is None else exact
+            if name in tensors:
+                raise CorruptFileError(f"a second tensor with the name `{name}`")
+            if stored.shape is None:
+                text = f"dataset `{path}` holds nothing, not even a shape: left out"
+                notes.append(Note(Kind.SOURCE, text))
+                continue
+            tensors[name] = _tensor(tree, path, stored, source)
+        except ConvertError as error:
+            raise error.within(f"dataset `{path}`") from None
+        origins[name] = Origin(path)
+        foreign += sum(other not in OURS for other in tree.names(path))
     if foreign:
         text = f"{foreign} attributes of the file and its datasets are not read"
         notes.append(Note(Kind.METADATA_LOST, text))
@@ -108,83 +122,64 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
     )
 
 
-def _exact_name(found: Found) -> str:
-    exact = attributes.text(found.dataset, NAME)
-    return found.path if exact is None else decode(exact)
-
-
-def _tensor(found: Found, dims: tuple[int, ...], source: FileSource, base: int) -> Tensor:
-    """Return the tensor of a dataset; `dims` is its own shape, `base` the user block's length."""
-    element = recognise(found.kind)
-    if element.dtype is DType.STRING:
-        return _strings(found, TensorSpec(DType.STRING, dims), element, source, base)
-    dtype = _dtype(found, element)
-    shape = attributes.numbers(found.dataset, SHAPE)
+def _tensor(tree: Tree, path: str, stored: Stored, source: FileSource) -> Tensor:
+    dims = stored.shape or ()
+    if stored.element.dtype is DType.STRING:
+        return tensor_of(path, stored, TensorSpec(DType.STRING, dims), source)
+    dtype = _dtype(tree, path, stored.element)
+    shape = _shape(tree, path)
     if dtype.variable:
-        return _packed(found, TensorSpec(dtype, shape or ()), prod(dims), source)
+        raw = tensor_of(path, stored, TensorSpec(DType.UINT8, dims), source)
+        spec = TensorSpec(dtype, shape or ())
+        load = partial(strings.unpack, raw, spec.size)
+        return ElementTensor(spec, partial(_load, path, source, load), raw.nbytes)
     spec = TensorSpec(dtype, dims if shape is None else shape)
     if spec.size != prod(dims) or any(dim < 0 for dim in spec.shape):
         expected = f"{prod(dims)} elements"
         raise CorruptFileError(f"attribute `{SHAPE}`", expected=expected, got=shape)
-    raw = _raw(found, spec, source)
-    return byte_swapped(raw) if element.big_endian else raw
+    return tensor_of(path, stored, spec, source)
 
 
-def _raw(found: Found, spec: TensorSpec, source: FileSource) -> Tensor:
-    """Return the bytes of a dataset as they are in the file."""
-    if found.place is not None:
-        return ExtentTensor(spec, (Extent(source, found.place, spec.nbytes),))
-    if not spec.nbytes:
-        return ExtentTensor(spec, ())
-    return SliceTensor(spec, source.path, found.path)
-
-
-def _dtype(found: Found, element: Element) -> DType:
+def _dtype(tree: Tree, path: str, element: Element) -> DType:
     """Return the type that the attribute `dtype` names, if the dataset can be that."""
-    opaque = element.dtype is None
-    label = attributes.text(found.dataset, DTYPE, variable=opaque)  # Keras writes it so
-    named = None if label is None else DType.named(decode(label.rstrip(b"\0")))
+    label = _text(tree, path, DTYPE)
+    named = None if label is None else DType.named(label.rstrip("\0"))
     if element.dtype is None:
         if named is None or named.native or named.itemsize != element.width:
             raise CorruptFileError(
                 "a type that is not read: opaque",
                 expected=f"an attribute `{DTYPE}` that names a type of {element.width} bytes",
-                got="none" if label is None else repr(decode(label)),
+                got="none" if label is None else repr(label),
             )
         return named
     if named is None or named.native:  # an attribute of somebody else's
         return element.dtype
     if named.variable:
-        packed = element.dtype is DType.UINT8 and attributes.has(found.dataset, SHAPE)
+        packed = element.dtype is DType.UINT8 and SHAPE in tree.names(path)
         return named if packed else element.dtype
     return named if named.carrier == element.dtype.label else element.dtype
 
 
-def _strings(
-    found: Found, spec: TensorSpec, element: Element, source: FileSource, base: int
-) -> Tensor:
-    if element.variable and found.place is None and spec.size:
-        raise CorruptFileError(
-            "strings of variable length that are chunked or compact are not read",
-            hint="write the file anew with contiguous strings, or without this dataset",
-        )
-    raw = _raw(found, TensorSpec(DType.UINT8, (spec.size * element.width,)), source)
-    if element.variable:
-        load = partial(strings.from_heap, raw, source, base)
-    else:
-        load = partial(strings.fixed, raw, element.width, element.padding)
-    return ElementTensor(spec, partial(_load, found.path, source, load), raw.nbytes)
+def _text(tree: Tree, path: str, name: str) -> str | None:
+    """Return an attribute if it is one text; another kind is somebody else's."""
+    value = tree.value(path, name)
+    if value == ():
+        return ""
+    return decode(value[0]) if isinstance(value, list) and len(value) == 1 else None
 
 
-def _packed(found: Found, spec: TensorSpec, length: int, source: FileSource) -> Tensor:
-    raw = _raw(found, TensorSpec(DType.UINT8, (length,)), source)
-    load = partial(strings.unpack, raw, spec.size)
-    return ElementTensor(spec, partial(_load, found.path, source, load), raw.nbytes)
+def _shape(tree: Tree, path: str) -> tuple[int, ...] | None:
+    value = tree.value(path, SHAPE)
+    return value if isinstance(value, tuple) else None
 
 
 def _load(key: str, source: FileSource, load: Callable[[], list[bytes]]) -> list[bytes]:
-    with translated(source.path, f"dataset `{key}`"):
+    try:
         return load()
+    except ConvertError as error:
+        if error.path is None:
+            error.path = str(source.path)
+        raise error.within(f"dataset `{key}`") from None
 
 
 # Writing

@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..containers.h5_blocks import SIGNATURE
-from ..containers.h5_locator import OutsideSubset, locate, peek
+from ..containers.h5_locator import OutsideSubset, glance
+from ..containers.h5_reading import read_tree
 from ..containers.h5_tensors import tensor_of
 from ..containers.h5_tree import Stored, Tree
 from ..containers.strict_json import parse_json_object
@@ -48,7 +49,7 @@ from ..names import decode
 from ..notes import Kind, Note
 from ..registry import Format, Location, ReadOptions
 from ..sources import FileSource, Source
-from ..tensors import Origin, Role, Tensor, TensorDict
+from ..tensors import Origin, Role, Tensor, TensorDict, TensorSpec
 
 __all__ = ["FORMAT"]
 
@@ -85,31 +86,18 @@ def _sniff(location: Location) -> bool:
 
 
 def _has_markers(source: Source) -> bool:
-    root = peek(source)
-    if root is None or root.attributes & MARKERS:
-        return root is not None
-    group = peek(source, MODEL_GROUP) if MODEL_GROUP in root.links else None
+    root = glance(source)
+    if root.attributes & MARKERS:
+        return True
+    group = root.group(MODEL_GROUP)
     return group is not None and bool(group.attributes & MARKERS)
 
 
 def _has_markers_by_hdf5(source: Source) -> bool:
     try:
-        return _weight_group(_read_guarded(source)) is not None
+        return _weight_group(read_tree(source, ATTRIBUTES)) is not None
     except ConvertError:
         return False
-
-
-def _read_tree(source: Source, *, verify: bool) -> Tree:
-    try:
-        return locate(source, verify=verify)
-    except OutsideSubset:
-        return _read_guarded(source)
-
-
-def _read_guarded(source: Source) -> Tree:
-    from ..containers.h5_fallback import read_guarded
-
-    return read_guarded(source, ATTRIBUTES)
 
 
 # Reading
@@ -118,7 +106,7 @@ def _read_guarded(source: Source) -> Tree:
 def _open(location: Location, options: ReadOptions) -> TensorDict:
     source = FileSource(location.path)
     try:
-        file = _File(source, _read_tree(source, verify=options.verify))
+        file = _File(source, read_tree(source, ATTRIBUTES, verify=options.verify))
         return _tensors(file, options)
     except BaseException as error:
         source.close()
@@ -131,7 +119,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
 def _tensors(file: _File, options: ReadOptions) -> TensorDict:
     entries = list(file.entries())
     slots = list(file.slots())
-    finder = LayerFinder(file.model)
+    finder = LayerFinder(file.model, entries)
     entries = _converted(file, entries, finder, options)
     tensors = file.tensors | {entry.key: entry.tensor for entry in entries}
     shown = {entry.key for entry in entries} | {slot.key for slot in slots}
@@ -308,7 +296,8 @@ class _File:
             self.notes.append(Note(Kind.SOURCE, text))
             return
         opaque = stored.element.dtype or self._opaque(path, stored)
-        self.tensors[path] = tensor_of(path, stored, opaque, self.source)
+        spec = TensorSpec(opaque, stored.shape)
+        self.tensors[path] = tensor_of(path, stored, spec, self.source)
 
     def _opaque(self, path: str, stored: Stored) -> DType:
         """Return the type of opaque bytes: what an attribute says, else Keras's bfloat16."""
@@ -379,5 +368,5 @@ FORMAT = Format(
     extensions=(),
     sniff=_sniff,
     open=_open,
-    limits="CuDNN gates in the layout of today; strings in chunks",
+    limits="CuDNN gates in the layout of today; texts of variable length in chunks",
 )

@@ -9,8 +9,8 @@ r"""Keras 3 (and Keras from 2.12 on): weights by object path in HDF5, alone or w
         optimizer/vars/3         slots of the optimizer, counted through
 
 Specified by keras/src/saving/saving_lib.py (v3.15.0). Where what lies:
-`containers/keras_archive.py`; names: `graphs/keras_names.py` and what it uses; which HDF5 is
-refused: `containers/hdf5_guard.py`.
+`containers/keras_archive.py`; names: `graphs/keras_names.py` and what it uses; HDF5
+itself: `containers/h5_locator.py`.
 
 Datasets that lie in one piece are byte ranges of the file, or of the archive. The CRC-32 that a
 zip keeps of all weights together is not checked for them.
@@ -44,7 +44,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
     wanted = options.names == "readable" or options.dequantize
     parts = find(location, verify=options.verify, config=wanted)
     try:
-        store = _join(parts)
+        store = _join(parts, verify=options.verify)
         return _tensors(parts, store, options)
     except BaseException as error:
         parts.close()
@@ -53,11 +53,11 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         raise
 
 
-def _join(parts: Parts) -> Store:
+def _join(parts: Parts, *, verify: bool) -> Store:
     """Return the datasets of all weights files."""
     whole = Store({}, {}, [])
     for part in parts.parts:
-        store = read_store(part.source)
+        store = read_store(part.source, verify=verify)
         _check_groups(part, store)
         for path, tensor in store.tensors.items():
             key = _key(part, path)

@@ -127,9 +127,11 @@ class ReaderContract:
 
     Attributes:
         FORMAT: the format under test.
+        PAGE_BYTES: metadata may be read in pages of this size, whatever else lies in them.
     """
 
     FORMAT: ClassVar[Format]
+    PAGE_BYTES: ClassVar[int] = 0
 
     def _open(self, sample: Path, options: ReadOptions | None = None) -> TensorDict:
         return self.FORMAT.open(Location(sample), options or ReadOptions())
@@ -169,6 +171,7 @@ class ReaderContract:
             and start < extent.offset + extent.length
             and extent.offset < stop
             and extent.length
+            and stop - start > self.PAGE_BYTES
         ]
         assert not touched
 

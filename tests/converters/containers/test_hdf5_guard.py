@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from tensorferry.converters.containers.h5_fallback import read_guarded
 from tensorferry.converters.containers.hdf5_guard import MAX_DEPTH, opened, walk
 from tensorferry.converters.containers.hdf5_types import recognise
 from tensorferry.converters.errors import ConvertError, CorruptFileError, UnsafeFileError
 from tensorferry.converters.opening import open_tensors
 from tensorferry.converters.registry import ReadOptions
+from tensorferry.converters.sources import FileSource
 
 FLOATS = np.arange(6, dtype=np.float32)
 
@@ -141,9 +144,16 @@ UNSAFE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
 }
 
 
+def _read_by_libhdf5(path: Path) -> None:
+    read_guarded(FileSource(path), re.compile("x"))
+
+
 @pytest.mark.parametrize("attack", UNSAFE)
 @pytest.mark.parametrize("user_block", [0, 512])
-def test_refuses(attack: str, user_block: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [open_tensors, _read_by_libhdf5])
+def test_refuses(
+    attack: str, user_block: int, read: Callable[[Path], object], tmp_path: Path
+) -> None:
     make, place = UNSAFE[attack]
     path = tmp_path / "attack.h5"
     (tmp_path / "secret.txt").write_bytes(b"text")
@@ -151,7 +161,7 @@ def test_refuses(attack: str, user_block: int, tmp_path: Path) -> None:
         make(file)
 
     with pytest.raises(UnsafeFileError) as caught:
-        open_tensors(path)
+        read(path)
 
     assert place in caught.value.message
     assert caught.value.path == str(path)
@@ -230,7 +240,7 @@ def test_names_the_dataset_that_is_of_no_type_of_ours(
     with h5py.File(path, "w") as file:
         make(file)
 
-    with pytest.raises(CorruptFileError, match="dataset `x`: ") as caught:
+    with pytest.raises(CorruptFileError, match="`x`: ") as caught:
         open_tensors(path)
 
     assert caught.value.path == str(path)
@@ -260,7 +270,8 @@ def test_stores_no_more_than_the_file_has(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("x", data=np.arange(1000), chunks=(100,))
 
-    with opened(path) as file, pytest.raises(UnsafeFileError, match="the datasets so far"):
+    source = FileSource(path)
+    with opened(source) as file, pytest.raises(UnsafeFileError, match="the datasets so far"):
         list(walk(file, path, 4000))
 
 
@@ -269,12 +280,14 @@ def test_no_dataset_reaches_past_the_end(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["x"] = np.arange(1000)
 
-    with opened(path) as file, pytest.raises(UnsafeFileError, match="place of its bytes"):
+    source = FileSource(path)
+    with opened(source) as file, pytest.raises(UnsafeFileError, match="place of its bytes"):
         list(walk(file, path, 8500))
 
 
 def test_counts_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorferry.converters.containers.hdf5_guard.MAX_OBJECTS", 3)
+    for module in ("hdf5_guard", "h5_locator"):
+        monkeypatch.setattr(f"tensorferry.converters.containers.{module}.MAX_OBJECTS", 3)
     path = tmp_path / "many.h5"
     with h5py.File(path, "w") as file:
         for number in range(4):
