@@ -66,6 +66,7 @@ class PlannedFile:
         algorithm: the checksum the target needs of every tensor, if any.
         finish: returns what can be told only afterwards, from the checksums of all tensors
             written so far, by name.
+        copied: ranges of other files that go in as they are: byte offset here, and the range.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class PlannedFile:
     placements: tuple[Placement, ...] = ()
     algorithm: Algorithm | None = None
     finish: Callable[[Mapping[str, int]], Iterable[Literal]] | None = None
+    copied: tuple[tuple[int, Extent], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Plan:
     Attributes:
         format: name of the target format.
         files: the output files, the one that makes the set valid last.
+        folder: the folder to make for them, where the target is one.
         stored_names: names that are not kept as they are, with what they become.
         notes: what is lost, encoded or renamed.
     """
@@ -91,6 +94,7 @@ class Plan:
     files: tuple[PlannedFile, ...]
     stored_names: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    folder: Path | None = None
 
     @property
     def size(self) -> int:
@@ -134,7 +138,8 @@ def write_plan(
         CorruptFileError: a source is short or a checksum differs.
     """
     written = Written()
-    with Staging([file.path for file in plan.files], overwrite=overwrite, fsync=fsync) as staging:
+    paths = [file.path for file in plan.files]
+    with Staging(paths, overwrite=overwrite, fsync=fsync, folder=plan.folder) as staging:
         _check_space(plan)
         for index, file in enumerate(plan.files):
             descriptor = staging.create(index, file.size)
@@ -151,7 +156,7 @@ def write_plan(
 
 
 def _check_space(plan: Plan) -> None:
-    folder = plan.files[0].path.parent
+    folder = (plan.folder or plan.files[0].path).parent
     state = os.statvfs(folder)
     free = state.f_bavail * state.f_frsize
     if plan.size > free:
@@ -208,6 +213,8 @@ class _Copier:
     def run(self, jobs: int) -> None:
         """Write all literals and tensors."""
         self.put(self._file.literals)
+        for offset, extent in self._file.copied:
+            self._copy_range(offset, extent)
         run_all(self._worker, self._pieces(), 1 if self._file.size < THREAD_FLOOR_BYTES else jobs)
         self._join_parts()
 
@@ -215,6 +222,13 @@ class _Copier:
         """Write bytes that are known."""
         for offset, data in literals:
             self._write(memoryview(data), offset)
+
+    def _copy_range(self, offset: int, extent: Extent) -> None:
+        for start in range(0, extent.length, PIECE_BYTES):
+            length = min(PIECE_BYTES, extent.length - start)
+            self._write(
+                memoryview(extent.source.read(extent.offset + start, length)), offset + start
+            )
 
     def _worker(self) -> Callable[[_Piece], None]:
         buffer = memoryview(bytearray(min(PIECE_BYTES, self._file.size)))

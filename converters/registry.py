@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
@@ -95,12 +95,37 @@ class WriteOptions:
     """How to lay a target out.
 
     Attributes:
-        max_shard_bytes: a data file is at most this long, unless one tensor alone is longer.
         overwrite: whether existing files may be replaced.
+        folder: whether the target is a folder, which the format fills with files of its own names.
+        max_shard_bytes: a data file is at most this long, unless one tensor alone is longer.
+        untie: store a tensor that has several names under each of them.
+        object_based: write an object graph, made of the names.
+        layout_of: a checkpoint or a SavedModel whose object graph and keys are taken over.
+        template: a model whose other parts (graph, signatures, assets) are taken over.
+        config: a Keras `config.json`, or a model that holds one.
+        flat: make no groups of the slashes in names.
+        compress: deflate the bytes.
     """
 
-    max_shard_bytes: int | None = None
     overwrite: bool = False
+    folder: bool = False
+    max_shard_bytes: int | None = None
+    untie: bool = False
+    object_based: bool = False
+    layout_of: Path | None = None
+    template: Path | None = None
+    config: Path | None = None
+    flat: bool = False
+    compress: bool = False
+
+    def given(self) -> list[str]:
+        """Return the names of what was chosen and is for certain formats only."""
+        plain = WriteOptions(overwrite=self.overwrite)
+        return [
+            each.name
+            for each in fields(self)
+            if getattr(self, each.name) != getattr(plain, each.name)
+        ]
 
 
 @dataclass(frozen=True)
@@ -115,7 +140,7 @@ class Format:
         open: returns the lazy tensors of a location.
         plan: plans writing tensors to a path, or None where the format is only read. Touches
             no disk beyond looking at what is there.
-        shards: whether `max_shard_bytes` is understood.
+        options: names of the `WriteOptions` that it understands, beside `overwrite`.
         generic: yields to every other format that claims the same location, as plain HDF5 does
             to Keras files.
         limits: what is not read or written, in a few words.
@@ -128,7 +153,7 @@ class Format:
     sniff: Callable[[Location], bool]
     open: Callable[[Location, ReadOptions], TensorDict]
     plan: Callable[[TensorDict, Path, WriteOptions], Plan] | None = None
-    shards: bool = False
+    options: frozenset[str] = frozenset()
     generic: bool = False
     limits: str = ""
     metadata: bool = False

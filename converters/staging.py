@@ -26,9 +26,11 @@ class Staging:
     """A set of output files in the making; a context manager that removes what is not committed.
 
     Args:
-        finals: the files to appear, all in one folder, the one that makes the set valid last.
+        finals: the files to appear, the one that makes the set valid last; all in one folder, or
+            anywhere below `folder`.
         overwrite: whether files of these names may be there already.
         fsync: whether to wait until the disk has them before renaming, and after.
+        folder: the folder to make for them, if it is not there; then all appear at once.
 
     Attributes:
         folder: where the files are until they are committed.
@@ -40,17 +42,24 @@ class Staging:
 
     folder: Path
 
-    def __init__(self, finals: Sequence[Path], *, overwrite: bool, fsync: bool) -> None:
+    def __init__(
+        self, finals: Sequence[Path], *, overwrite: bool, fsync: bool, folder: Path | None = None
+    ) -> None:
+        self._root = folder.resolve() if folder else None
         self._finals = [_follow(final) for final in finals]
+        # As in the folder, which has the target's own name in it.
+        self._names = [
+            folder.resolve().name / final.relative_to(folder) if folder else Path(final.name)
+            for final in finals
+        ]
         self._overwrite = overwrite
         self._fsync = fsync
         self._open: list[int] = []
         self._keep = False
-        for final in self._finals:
-            self._check(final)
+        self._check_all()
 
     def __enter__(self) -> Staging:
-        parent = self._finals[0].parent
+        parent = (self._root or self._finals[0]).parent
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=".tensorferry-", dir=parent))
         except OSError as error:
@@ -76,11 +85,10 @@ class Staging:
         Raises:
             TargetError: no permission, or no space.
         """
-        final = self._finals[index]
+        final, path = self._finals[index], self.folder / self._names[index]
         try:
-            descriptor = os.open(
-                self.folder / final.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
-            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             self._open.append(descriptor)
             _allocate(descriptor, size)
         except OSError as error:
@@ -96,24 +104,48 @@ class Staging:
         if self._fsync:
             self._sync(self._open)
         self._close()
-        for final in self._finals:
-            self._check(final)
+        self._check_all()
+        if self._root and not self._root.exists():
+            self._commit_folder(self._root)
+        else:
+            self._commit_files()
+        if self._fsync:
+            self._sync_folder()
+
+    def _commit_folder(self, root: Path) -> None:
+        try:
+            (self.folder / root.name).rename(root)
+        except OSError as error:
+            raise target_error(root, error) from error
+
+    def _commit_files(self) -> None:
         aside: dict[Path, Path] = {}
         done: list[Path] = []
+        made: list[Path] = []
         try:
+            self._make_folders(made)
             self._set_aside(aside)
-            for final in self._finals:
-                (self.folder / final.name).rename(final)
+            for name, final in zip(self._names, self._finals, strict=True):
+                (self.folder / name).rename(final)
                 done.append(final)
         except BaseException as error:
             self._put_back(done, aside)
+            for folder in reversed(made):
+                with suppress(OSError):
+                    folder.rmdir()
             if isinstance(error, OSError):
                 raise target_error(
                     self._finals[min(len(done), len(self._finals) - 1)], error
                 ) from error
             raise
-        if self._fsync:
-            self._sync_folder()
+
+    def _make_folders(self, made: list[Path]) -> None:
+        """Make the folders below the target that are not there."""
+        for final in self._finals:
+            missing = [each for each in final.parents if not each.exists()]
+            for folder in reversed(missing):
+                folder.mkdir()
+                made.append(folder)
 
     def _set_aside(self, aside: dict[Path, Path]) -> None:
         """Move what is there into the temporary folder, which is removed at the end.
@@ -141,11 +173,16 @@ class Staging:
             failure.hint = f"what was there before is kept in {self.folder}"
             raise failure from error
 
+    def _check_all(self) -> None:
+        parent = (self._root or self._finals[0]).parent
+        if not parent.is_dir():
+            raise UsageError("the folder does not exist", path=parent, hint=f"mkdir -p {parent}")
+        if self._root and self._root.exists() and not self._root.is_dir():
+            raise UsageError("is a file, not a folder", path=self._root)
+        for final in self._finals:
+            self._check(final)
+
     def _check(self, final: Path) -> None:
-        if not final.parent.is_dir():
-            raise UsageError(
-                "the folder does not exist", path=final.parent, hint=f"mkdir -p {final.parent}"
-            )
         if final.is_dir():
             raise UsageError("is a folder, not a file", path=final)
         if final.exists() and not self._overwrite:
@@ -159,7 +196,7 @@ class Staging:
             raise target_error(self._finals[0].parent, error) from error
 
     def _sync_folder(self) -> None:
-        descriptor = os.open(self._finals[0].parent, os.O_RDONLY)
+        descriptor = os.open((self._root or self._finals[0]).parent, os.O_RDONLY)
         try:
             self._sync([descriptor])
         finally:

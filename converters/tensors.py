@@ -41,6 +41,7 @@ __all__ = [
     "check_extent",
     "retyped",
     "translated",
+    "with_texts",
 ]
 
 CHUNK_BYTES = 1 << 20
@@ -340,6 +341,23 @@ class Origin(NamedTuple):
     slot: str | None = None
 
 
+def with_texts(
+    origins: Mapping[str, Origin], tensors: Mapping[str, Tensor]
+) -> Mapping[str, Origin]:
+    """Call variables that hold strings text: no graph does, and they are no weights.
+
+    Args:
+        origins: by name.
+        tensors: all of them, by the same names.
+    """
+    changed = {
+        name: origin._replace(role=Role.TEXT)
+        for name, origin in origins.items()
+        if tensors[name].spec.dtype is DType.STRING and origin.role is not Role.TABLE
+    }
+    return {**origins, **changed} if changed else origins
+
+
 @dataclass(frozen=True, eq=False)
 class TensorDict(Mapping[str, Tensor]):
     """Tensors by name, in a stable order, with what is known about them.
@@ -355,6 +373,9 @@ class TensorDict(Mapping[str, Tensor]):
         broken: tensors that are listed but cannot be read, and why; by file name also files that
             are missing, where nobody can list what is in them.
         metadata: texts by name about the whole model, which the container keeps for its users.
+        aliases: other names that a tensor has in the model, with the one it has here.
+        attachments: other parts of the model by name, such as `config.json`; bytes that a target
+            of the same kind takes over.
         details: further facts for `inspect`.
         sources: what to close.
     """
@@ -366,6 +387,8 @@ class TensorDict(Mapping[str, Tensor]):
     notes: tuple[Note, ...] = ()
     broken: Mapping[str, ConvertError] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    attachments: Mapping[str, Source] = field(default_factory=dict)
     details: Mapping[str, object] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
 
@@ -390,7 +413,8 @@ class TensorDict(Mapping[str, Tensor]):
         kept = {name: self.tensors[name] for name in names}
         gone = set(self.tensors) - set(kept)
         broken = {name: error for name, error in self.broken.items() if name not in gone}
-        return replace(self, tensors=kept, broken=broken, notes=self.notes + notes)
+        aliases = {alias: name for alias, name in self.aliases.items() if name in kept}
+        return replace(self, tensors=kept, broken=broken, aliases=aliases, notes=self.notes + notes)
 
     def close(self) -> None:
         """Close the sources; may be called again."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ..converters.registry import ReadOptions
+from ..converters.registry import ReadOptions, WriteOptions
 from .commands import run_convert, run_formats, run_inspect
 from .console import guarded
 from .convert import ConvertOptions
@@ -195,6 +195,7 @@ def convert_command(
         source_format=source_format,
         target_format=target_format,
         read=read,
+        write=WriteOptions(overwrite=overwrite, max_shard_bytes=max_shard_size),
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         by=by.value,
@@ -203,11 +204,9 @@ def convert_command(
         allow_missing=allow_missing,
         strict=strict,
         dry_run=dry_run,
-        overwrite=overwrite,
         verify=verify,
         report=report,
         fsync=fsync,
-        max_shard_bytes=max_shard_size,
         jobs=jobs,
     )
     _exit(

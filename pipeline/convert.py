@@ -25,6 +25,20 @@ from .verify import verify_copy
 __all__ = ["ConvertOptions", "Listener", "convert", "default_jobs"]
 
 
+# What to say of an option that the format does not understand.
+_NOT_DONE = {
+    "folder": "is a folder: name the file or prefix to write as",
+    "max_shard_bytes": "--max-shard-size means nothing to",
+    "untie": "--untie means nothing to",
+    "object_based": "--object-based means nothing to",
+    "layout_of": "--layout-of means nothing to",
+    "template": "--template means nothing to",
+    "config": "--config means nothing to",
+    "flat": "--flat means nothing to",
+    "compress": "--compress means nothing to",
+}
+
+
 def default_jobs() -> int:
     """Return how many threads to use: those this process may run on, at most 4.
 
@@ -41,6 +55,7 @@ class ConvertOptions:
         source_format: name of the source's format, where sniffing does not tell.
         target_format: name of the target's format, where its ending does not tell.
         read: how to open the source.
+        write: how to lay the target out.
         include: patterns; only tensors that match one are kept.
         exclude: patterns; tensors that match one are left out.
         by: whether patterns are over names or keys.
@@ -49,19 +64,18 @@ class ConvertOptions:
         allow_missing: leave out tensors whose data is not there instead of stopping.
         strict: any loss is an error.
         dry_run: plan and report, write nothing.
-        overwrite: existing files may be replaced.
         verify: read the output back and compare every tensor, before it gets its name.
         digests: compute the digest of every tensor.
         report: store the account of every tensor there, digests included; a file that is there
             is replaced.
         fsync: wait until the disk has everything.
-        max_shard_bytes: a data file is at most this long, where the format can be split.
         jobs: number of threads.
     """
 
     source_format: str | None = None
     target_format: str | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
+    write: WriteOptions = field(default_factory=WriteOptions)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     by: By = "name"
@@ -70,12 +84,10 @@ class ConvertOptions:
     allow_missing: bool = False
     strict: bool = False
     dry_run: bool = False
-    overwrite: bool = False
     verify: bool = False
     digests: bool = False
     report: Path | None = None
     fsync: bool = False
-    max_shard_bytes: int | None = None
     jobs: int = 0
 
     @property
@@ -122,7 +134,7 @@ def convert(
     """
     options, listener = options or ConvertOptions(), listener or Listener()
     path = Path(target)
-    writer = _writer(path, options)
+    writer, options = _writer(target, options)
     began = time.perf_counter()
     with open_tensors(source, options.read, format=options.source_format) as opened:
         listener.opened(opened)
@@ -138,21 +150,28 @@ def convert(
     return done
 
 
-def _writer(path: Path, options: ConvertOptions) -> Format:
+def _writer(
+    target: str | os.PathLike[str], options: ConvertOptions
+) -> tuple[Format, ConvertOptions]:
     """Return the format to write, and refuse what it cannot do before anything is read."""
-    if path.is_dir():
-        raise UsageError(
-            "is a folder", path=path, hint=f"name the file to write, such as {path / 'model'}…"
-        )
-    if not options.target_format:
-        writer = format_for_target(path)
-    else:
+    path = Path(target)
+    if path.is_dir() or os.fspath(target).endswith("/"):
+        options = replace(options, write=replace(options.write, folder=True))
+    if options.target_format:
         writer = format_named(options.target_format)
+    elif options.write.folder:
+        raise UsageError(
+            "is a folder", path=path,
+            hint=f"name the file to write, such as {path / 'model'}…, or the format with --to",
+        )  # fmt: skip
+    else:
+        writer = format_for_target(path)
     if writer.plan is None:
         raise UsageError(f"{writer.title} is only read, not written", path=path)
-    if options.max_shard_bytes and not writer.shards:
-        raise UsageError(f"{writer.title} is not split into shards here", path=path)
-    return writer
+    for name in options.write.given():
+        if name not in writer.options:
+            raise UsageError(f"{_NOT_DONE[name]} {writer.title}", path=path)
+    return writer, options
 
 
 def _select(tensors: TensorDict, options: ConvertOptions) -> TensorDict:
@@ -179,8 +198,7 @@ def _without_missing(tensors: TensorDict, options: ConvertOptions) -> TensorDict
 def _plan(writer: Format, tensors: TensorDict, path: Path, options: ConvertOptions) -> Plan:
     if writer.plan is None:
         raise UsageError(f"{writer.title} is only read, not written", path=path)
-    layout = WriteOptions(options.max_shard_bytes, options.overwrite)
-    plan = writer.plan(tensors, path, layout)
+    plan = writer.plan(tensors, path, options.write)
     if tensors.metadata and not writer.metadata:
         text = f"{writer.title} does not keep the texts {', '.join(sorted(tensors.metadata))}"
         plan = replace(plan, notes=(*plan.notes, Note(Kind.METADATA_LOST, text)))
@@ -231,7 +249,7 @@ def _write(
     try:
         return write_plan(
             plan,
-            overwrite=options.overwrite,
+            overwrite=options.write.overwrite,
             fsync=options.fsync,
             digests=wants_digests,
             jobs=options.threads,

@@ -25,7 +25,7 @@ from pathlib import Path
 from ..checksums import Algorithm
 from ..containers.bundle_messages import TYPE_NUMBERS, build_entry, build_header
 from ..containers.bundle_strings import encode_strings, encode_variants
-from ..containers.checkpoint_files import Found, build_state, find, looks_like_checkpoint
+from ..containers.checkpoint_files import build_state, find, looks_like_checkpoint
 from ..containers.sstable import build_table, mask
 from ..containers.tensor_bundle import (
     Bundle,
@@ -42,7 +42,7 @@ from ..names import encode
 from ..notes import Kind, Note
 from ..output import Placement, Plan, PlannedFile
 from ..registry import Format, Location, ReadOptions, WriteOptions
-from ..tensors import Origin, Role, Tensor, TensorDict, translated
+from ..tensors import Origin, Tensor, TensorDict, translated, with_texts
 
 __all__ = ["FORMAT"]
 
@@ -66,7 +66,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
     tensors = bundle.tensors
     if GRAPH_KEY in tensors:
         tensors = {name: bundle.tensors[origin.key] for name, origin in origins.items()}
-    origins = _with_texts(origins, tensors)
+    origins = with_texts(origins, tensors)
     shards = bundle.header.shards
     kind = OBJECT_BASED if GRAPH_KEY in bundle.tensors else "name-based"
     return TensorDict(
@@ -75,7 +75,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         f"{shards} shard{'s' if shards > 1 else ''}",
         tensors=tensors,
         origins=origins,
-        notes=(*found.notes, *_choice(found), *bundle.notes, *graph_notes, *_variants(tensors)),
+        notes=(*found.notes, *found.choice(), *bundle.notes, *graph_notes, *_variants(tensors)),
         broken=_broken(bundle, origins),
         details={
             "kind": kind,
@@ -104,18 +104,6 @@ def _origins(
         return {key: Origin(key) for key in keys}, [Note(Kind.SOURCE, text)]
 
 
-def _with_texts(
-    origins: Mapping[str, Origin], tensors: Mapping[str, Tensor]
-) -> Mapping[str, Origin]:
-    """Call variables that hold strings text: no graph does, and they are no weights."""
-    changed = {
-        name: origin._replace(role=Role.TEXT)
-        for name, origin in origins.items()
-        if tensors[name].spec.dtype is DType.STRING and origin.role is not Role.TABLE
-    }
-    return {**origins, **changed} if changed else origins
-
-
 def _broken(bundle: Bundle, origins: Mapping[str, Origin]) -> dict[str, ConvertError]:
     if not bundle.broken or not origins:
         return bundle.broken
@@ -124,14 +112,6 @@ def _broken(bundle: Bundle, origins: Mapping[str, Origin]) -> dict[str, ConvertE
         for name, origin in origins.items()
         if origin.key in bundle.broken
     }
-
-
-def _choice(found: Found) -> Iterator[Note]:
-    """Say which checkpoint of several was taken."""
-    if found.others:
-        names = ", ".join(f"`{other.name}`" for other in found.others)
-        text = f"`{found.prefix.name}` was taken; the folder also holds {names} (--step, --latest)"
-        yield Note(Kind.SOURCE, text)
 
 
 def _variants(tensors: Mapping[str, Tensor]) -> Iterator[Note]:
@@ -265,6 +245,6 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
-    shards=True,
+    options=frozenset({"max_shard_bytes"}),
     limits="object-based files are read and not written",
 )

@@ -18,15 +18,11 @@ is such a checkpoint, called `export`, beside its graph `export.meta`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from ..containers.checkpoint_files import Found, find, looks_like_checkpoint
+from ..containers.checkpoint_files import find, looks_like_checkpoint
 from ..containers.tensor_slices import TensorSlices
-from ..dtypes import DType
 from ..graphs.variable_roles import describe_names, find_meta
-from ..notes import Kind, Note
 from ..registry import Format, Location, ReadOptions
-from ..tensors import Origin, Role, Tensor, TensorDict
+from ..tensors import TensorDict, with_texts
 
 __all__ = ["FORMAT"]
 
@@ -45,8 +41,8 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         format=FORMAT.name,
         summary=f"{FORMAT.title} `{found.prefix.name}`, {shards} shard{'s' if shards > 1 else ''}",
         tensors=slices.tensors,
-        origins={name: _with_text(slices.tensors[name], each) for name, each in origins.items()},
-        notes=(*found.notes, *_choice(found), *slices.notes, *graph_notes),
+        origins=with_texts(origins, slices.tensors),
+        notes=(*found.notes, *found.choice(), *slices.notes, *graph_notes),
         broken=slices.broken,
         details={
             "kind": "name-based",
@@ -56,19 +52,6 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         },
         sources=slices.sources,
     )
-
-
-def _with_text(tensor: Tensor, origin: Origin) -> Origin:
-    """Call a variable that holds strings text: no graph does, and it is no weight."""
-    return origin._replace(role=Role.TEXT) if tensor.spec.dtype is DType.STRING else origin
-
-
-def _choice(found: Found) -> Iterator[Note]:
-    """Say which checkpoint of several was taken."""
-    if found.others:
-        names = ", ".join(f"`{other.name}`" for other in found.others)
-        text = f"`{found.prefix.name}` was taken; the folder also holds {names} (--step, --latest)"
-        yield Note(Kind.SOURCE, text)
 
 
 FORMAT = Format(

@@ -317,3 +317,63 @@ def test_an_interrupt_between_renames_leaves_all_as_it_was(
         with pytest.raises(KeyboardInterrupt):
             staging.commit()
     assert listing(tmp_path) == {"a": OLD}
+
+
+# Folders
+
+
+def _stage_folder(root: Path, *names: str, overwrite: bool = False) -> Staging:
+    return Staging([root / name for name in names], overwrite=overwrite, fsync=True, folder=root)
+
+
+def test_a_folder_appears_at_once(tmp_path: Path) -> None:
+    root = tmp_path / "model"
+    with _stage_folder(root, "variables/data", "index") as staging:
+        _fill(staging, b"one", b"two")
+        assert (staging.folder / "model" / "variables" / "data").read_bytes() == b"one"
+        assert not root.exists()
+        staging.commit()
+    assert listing(tmp_path) == {"model/index": b"two", "model/variables/data": b"one"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    assert root.stat().st_mode == plain.stat().st_mode
+
+
+def test_files_join_a_folder_that_is_there(tmp_path: Path) -> None:
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "notes.txt").write_bytes(OLD)
+    (root / "index").write_bytes(OLD)
+    with pytest.raises(UsageError, match="exists already"):
+        _stage_folder(root, "variables/data", "index")
+    with _stage_folder(root, "variables/data", "index", overwrite=True) as staging:
+        _fill(staging, b"one", b"two")
+        staging.commit()
+    assert listing(tmp_path) == {
+        "model/index": b"two", "model/notes.txt": OLD, "model/variables/data": b"one"
+    }  # fmt: skip
+
+
+def test_a_failure_leaves_the_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "index").write_bytes(OLD)
+    with _stage_folder(root, "variables/data", "index", overwrite=True) as staging:
+        _fill(staging, b"one", b"two")
+        _failing_renames(
+            monkeypatch,
+            lambda path, target: target == root / "index" and path.parent.name == "model",
+        )
+        with pytest.raises(TargetError):
+            staging.commit()
+    assert listing(tmp_path) == {"model/index": OLD}
+    assert [path.name for path in root.iterdir()] == ["index"]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(OLD)
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        _stage_folder(tmp_path / "model", "index", overwrite=True)

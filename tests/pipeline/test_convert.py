@@ -16,6 +16,7 @@ from tensorferry.converters.errors import (
     VerificationError,
 )
 from tensorferry.converters.output import Plan
+from tensorferry.converters.registry import WriteOptions
 from tensorferry.converters.tensors import TensorDict
 from tensorferry.pipeline.convert import ConvertOptions, Listener, convert
 from tensorferry.pipeline.verify import verify_copy
@@ -86,7 +87,7 @@ def test_a_listener_hears_every_byte(tmp_path: Path, samples: Path) -> None:
 
 
 def test_a_dry_run_plans_what_a_run_writes(tmp_path: Path, samples: Path) -> None:
-    options = ConvertOptions(max_shard_bytes=300)
+    options = ConvertOptions(write=WriteOptions(max_shard_bytes=300))
     source, target = samples / "tf1_partitioned", tmp_path / "out.ckpt"
     planned = convert(source, target, replace(options, dry_run=True))
     assert not list(tmp_path.iterdir())
@@ -169,8 +170,9 @@ def test_a_failed_verification_leaves_the_old_file(
 
     # `pipeline.convert` is the function; the module of that name holds what it calls.
     monkeypatch.setattr(sys.modules[convert.__module__], "verify_copy", refuse)
+    options = ConvertOptions(verify=True, write=WriteOptions(overwrite=True))
     with pytest.raises(VerificationError):
-        convert(samples / "several_steps", target, ConvertOptions(verify=True, overwrite=True))
+        convert(samples / "several_steps", target, options)
     assert target.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -179,7 +181,7 @@ def test_source_and_target_may_be_the_same_file(tmp_path: Path, samples: Path) -
     path = tmp_path / "model.safetensors"
     convert(samples / "tf1_multi_shard", path)
     before = path.read_bytes()
-    convert(path, path, ConvertOptions(overwrite=True, verify=True))
+    convert(path, path, ConvertOptions(write=WriteOptions(overwrite=True), verify=True))
     assert path.read_bytes() == before
 
 
