@@ -15,7 +15,11 @@ __all__ = ["Extent", "FileSource", "Source"]
 
 
 class Source(ABC):
-    """Bytes that can be read by range; `path` is only for messages."""
+    """Bytes that can be read by range.
+
+    Attributes:
+        path: what messages call it; it may be set to what the user called it.
+    """
 
     path: Path
 
@@ -44,10 +48,14 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """A local file, opened at the first read, read by position."""
+    """A local file, opened at the first read, read by position.
+
+    Attributes:
+        place: where it lies.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = self.place = Path(path)
         self._descriptor = -1
         self._size = -1
         self._lock = threading.Lock()
@@ -92,14 +100,14 @@ class FileSource(Source):
         with self._lock:
             if self._descriptor < 0:
                 try:
-                    self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                    self._descriptor = os.open(self.place, os.O_RDONLY | os.O_CLOEXEC)
                 except OSError as error:
                     raise _unreadable(self.path, error) from error
             return self._descriptor
 
     def _stat(self) -> int:
         try:
-            return self.path.stat().st_size
+            return self.place.stat().st_size
         except OSError as error:
             raise _unreadable(self.path, error) from error
 

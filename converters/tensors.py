@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .dtypes import DType
 from .errors import ConvertError, CorruptFileError
-from .notes import Note
+from .notes import Kind, Note
 from .sources import Extent, Source
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ __all__ = [
     "check_extent",
     "retyped",
     "translated",
+    "variant_notes",
     "with_texts",
 ]
 
@@ -350,12 +351,20 @@ def with_texts(
         origins: by name.
         tensors: all of them, by the same names.
     """
+    strings = [name for name, each in tensors.items() if each.spec.dtype is DType.STRING]
     changed = {
-        name: origin._replace(role=Role.TEXT)
-        for name, origin in origins.items()
-        if tensors[name].spec.dtype is DType.STRING and origin.role is not Role.TABLE
+        name: origins[name]._replace(role=Role.TEXT)
+        for name in strings
+        if origins[name].role is not Role.TABLE
     }
     return {**origins, **changed} if changed else origins
+
+
+def variant_notes(tensors: Mapping[str, Tensor]) -> Iterator[Note]:
+    """Say of each variant that nobody looks into it."""
+    for name, tensor in tensors.items():
+        if tensor.spec.dtype is DType.VARIANT:
+            yield Note(Kind.SOURCE, "a variant: its bytes are kept and not interpreted", name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,25 +38,33 @@ def inventory(tensors: TensorDict) -> dict[str, Any]:
 def inventory_text(tensors: TensorDict) -> Iterator[str]:
     """Yield the same as parts of a JSON text.
 
-    What follows name and key in a row is the same for most tensors of a shape and a role, and is
-    made once: listing 100,000 tensors takes half the time.
+    Names apart, rows are the same for most tensors of a shape and a role, and are made once:
+    listing 100,000 tensors takes a third of the time.
     """
     yield json.dumps(_summary(tensors), separators=(",", ":"))[:-1] + ',"tensors":['
-    tails: dict[tuple[object, ...], str] = {}
+    tails: dict[tuple[object, ...], tuple[str, str]] = {}
     separator = ""
     for name, tensor in tensors.tensors.items():
-        origin = tensors.origin(name)
-        like = (tensor.spec, tensor.nbytes, *origin[1:], name in tensors.broken and name)
+        key, role, owner, *others = tensors.origin(name)
+        like = (tensor.spec, tensor.nbytes, role, *others, name in tensors.broken and name)
         tail = tails.get(like)
         if tail is None:
-            row = _row(tensors, name, tensor)
-            del row["name"], row["key"]
-            tail = tails[like] = json.dumps(row, separators=(",", ":"))[1:]
+            tail = tails[like] = _tail(_row(tensors, name, tensor))
         shown = quoted(name)
-        key = shown if origin.key == name else quoted(origin.key)
-        yield f'{separator}{{"name":{shown},"key":{key},{tail}'
+        known = shown if key == name else quoted(key)
+        held = "" if owner is None else f',"owner":{quoted(owner)}'
+        yield f'{separator}{{"name":{shown},"key":{known},{tail[0]}{held}{tail[1]}'
         separator = ","
     yield "]}\n"
+
+
+def _tail(row: dict[str, Any]) -> tuple[str, str]:
+    """Return a row as text without its names: what stands before the owner, and behind it."""
+    behind = {name: row[name] for name in ("slot", "error") if name in row}
+    names = ("name", "key", "owner", *behind)
+    before = {name: value for name, value in row.items() if name not in names}
+    texts = [json.dumps(each, separators=(",", ":"))[1:-1] for each in (before, behind)]
+    return texts[0], f",{texts[1]}}}" if behind else "}"
 
 
 def _summary(tensors: TensorDict) -> dict[str, Any]:

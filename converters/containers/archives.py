@@ -34,6 +34,7 @@ from ..names import near
 from ..registry import Format, Location
 from ..sources import FileSource, Source
 from ..tensors import TensorDict
+from .messages import MemorySource
 from .tar_archive import (
     BLOCK,
     CHUNK_BYTES,
@@ -189,12 +190,18 @@ class _Archive(Source):
         if place.is_dir() and not (inner and opener.claims(Location(place))):
             place = self._only_model(place, opener)
         tensors = self._open_at(place, opener)
-        details = {name: self._seen(value) for name, value in tensors.details.items()}
+        for source in tensors.sources:  # so that what goes wrong in reading names it too
+            if isinstance(source, FileSource | MemorySource):  # the others ask these
+                source.path = Path(self._seen(str(source.path)))
         return replace(
             tensors,
             summary=f"{tensors.summary}, in a {self._kind} archive",
             broken={n: self.seen_from_outside(e) for n, e in tensors.broken.items()},
-            details=details | {"archive": {"kind": self._kind, "inner": self._inner(place)}},
+            notes=tuple(replace(note, text=self._seen(note.text)) for note in tensors.notes),
+            details={
+                **{name: self._seen_in(value) for name, value in tensors.details.items()},
+                "archive": {"kind": self._kind, "inner": self._inner(place)},
+            },
             sources=(*tensors.sources, self),
         )
 
@@ -264,30 +271,24 @@ class _Archive(Source):
     def _inner(self, place: Path) -> str:
         return str(place.relative_to(self._unpacked_to))
 
-    def _seen(self, value: object) -> object:
+    def _seen(self, text: str) -> str:
+        """Return a text with paths inside the archive instead of those in the folder."""
+        folder = self._unpacked_to
+        if not folder:
+            return text
+        return text.replace(f"{folder}/", f"{self.path}{SEPARATOR}").replace(folder, str(self.path))
+
+    def _seen_in(self, value: object) -> object:
         if isinstance(value, list):
-            return [self._seen(each) for each in value]
-        return _outside(value, self._unpacked_to, self.path) if isinstance(value, str) else value
+            return [self._seen_in(each) for each in value]
+        return self._seen(value) if isinstance(value, str) else value
 
     def seen_from_outside(self, error: ConvertError) -> ConvertError:
         """Return the error with paths inside the archive instead of those in the folder."""
-        folder = self._unpacked_to
-        if error.path is None:
-            error.path = str(self.path)
-        elif folder:
-            error.path = _outside(error.path, folder, self.path)
-        if error.hint and folder:
-            error.hint = error.hint.replace(f"{folder}/", f"{self.path}{SEPARATOR}")
+        error.path = str(self.path) if error.path is None else self._seen(error.path)
+        error.hint = error.hint and self._seen(error.hint)
         error.args = (error.message,)
         return error
-
-
-def _outside(path: str, folder: str, archive: Path) -> str:
-    if path == folder:
-        return str(archive)
-    if path.startswith(f"{folder}/"):
-        return f"{archive}{SEPARATOR}{path[len(folder) + 1 :]}"
-    return path
 
 
 # What was unpacked

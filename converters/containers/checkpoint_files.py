@@ -16,16 +16,17 @@ Saves that were interrupted leave `<prefix>.…tempstate<number>` files or a fol
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ConvertError, NotRecognisedError, UsageError
-from ..names import near
+from ..names import decode, near
 from ..notes import Kind, Note
 from .saved_model_files import model_of_variables
 from .tensor_bundle import bundle_prefix, index_path
 from .tensor_slices import is_tensor_slices
+from .text_proto import unquote
 
 __all__ = ["Found", "build_state", "find", "is_state_file", "looks_like_checkpoint"]
 
@@ -34,11 +35,9 @@ STATE_BYTES = 1 << 20  # a state file is text with a line per checkpoint; none i
 _STATE_LINE = re.compile(
     rb"""\#[^\n]*|(\w+)\s*:\s*("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|[-+.\w]+)""", re.DOTALL
 )
-_ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
 _STEP = re.compile(r"-(\d+)$")
 _V1_SHARD = re.compile(r"^(?P<name>.+)-(\d{5}|\?{5})-of-(?P<count>\d{5})$", re.DOTALL)
 _LEFTOVER = re.compile(r"\.tempstate\d+$|_temp(_[0-9a-f]{32})?$")
-_PLAIN = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,14 @@ class Found:
     def base(self) -> Path:
         """The prefix without the pattern of V1 shards; the graph beside is `<base>.meta`."""
         return self.prefix.with_name(_name(self.prefix))
+
+    def choice(self) -> Iterator[Note]:
+        """Say which checkpoint of several was taken."""
+        if self.others:
+            names = ", ".join(f"`{other.name}`" for other in self.others)
+            yield _note(
+                f"`{self.prefix.name}` was taken; the folder also holds {names} (--step, --latest)"
+            )
 
 
 def find(path: Path, *, step: int | None = None, latest: bool = False, version: int = 2) -> Found:
@@ -248,22 +255,11 @@ def _read_state(path: Path) -> list[Path]:
     if not latest:
         return []
     named = dict.fromkeys([latest[-1], *reversed(others)])
-    return [Path(_unquote(value)) for value in named]
+    return [_path(value) for value in named]
 
 
-def _unquote(value: bytes) -> str:
-    if value[:1] in (b'"', b"'"):
-        value = _ESCAPE.sub(_unescape, value[1:-1])
-    return value.decode("utf-8", "surrogateescape")
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    octal, hexadecimal, plain = match.groups()
-    if octal:
-        return bytes([int(octal, 8) & 0xFF])
-    if hexadecimal:
-        return bytes([int(hexadecimal, 16)])
-    return _PLAIN.get(plain, plain)
+def _path(value: bytes) -> Path:
+    return Path(decode(unquote(value) if value[:1] in (b'"', b"'") else value))
 
 
 def _named_by(state: Path) -> Found:

@@ -14,6 +14,7 @@ name of the archive's, and no class, path or vocabulary that a config names is t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from ..errors import ConvertError, CorruptFileError, NotRecognisedError, UnsafeF
 from ..notes import Kind, Note
 from ..registry import Location
 from ..sources import FileSource, Source
+from .checked_member import CheckedMember
+from .keras_attachments import CONFIG, METADATA, of_archive, of_folder
 from .keras_store import SIGNATURE, is_keras_3
 from .strict_json import JSON_BYTES, parse_json, read_json
 from .windows import WindowSource, unpack
@@ -29,7 +32,6 @@ from .zip_archive import STORED, Member, MemberStream, read_members
 
 __all__ = ["Part", "Parts", "find", "is_keras_model"]
 
-CONFIG, METADATA = "config.json", "metadata.json"
 WEIGHTS, WEIGHTS_INDEX = "model.weights.h5", "model.weights.json"
 TASK = "task.weights.h5"  # KerasHub: the head of a task; `model.weights.h5` is the backbone
 PICKLED = "model.weights.npz"
@@ -63,6 +65,7 @@ class Parts:
         version: of the Keras that wrote it, where that is noted.
         sources: what to close.
         notes: what was unusual.
+        attachments: what lies beside the weights, by the name it has in an archive.
     """
 
     kind: str
@@ -71,6 +74,12 @@ class Parts:
     version: str | None = None
     sources: list[Source] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    attachments: dict[str, Source] = field(default_factory=dict)
+
+    def attach(self, found: dict[str, Source]) -> None:
+        """Take over what lies beside the weights."""
+        self.attachments |= found
+        self.sources.extend(found.values())
 
     def close(self) -> None:
         """Close the sources."""
@@ -174,6 +183,7 @@ def _find_file(found: Parts, path: Path, *, config: bool) -> None:
         text = f"one of the shards of `{stem}{INDEX}`: the other tensors are not in it"
         found.notes.append(Note(Kind.SOURCE, text))
     if path.name == WEIGHTS and config and (path.parent / CONFIG).is_file():
+        found.attach(of_folder(path.parent))
         try:
             _read_folder_json(found, path.parent)
         except CorruptFileError as error:
@@ -183,6 +193,7 @@ def _find_file(found: Parts, path: Path, *, config: bool) -> None:
 
 def _find_in_folder(found: Parts, folder: Path, *, config: bool) -> None:
     found.kind = "unzipped model"
+    found.attach(of_folder(folder))
     if config:
         _read_folder_json(found, folder)
     if (folder / WEIGHTS).is_file():
@@ -200,10 +211,21 @@ def _find_in_folder(found: Parts, folder: Path, *, config: bool) -> None:
 
 
 def _read_folder_json(found: Parts, folder: Path) -> None:
-    if (folder / CONFIG).is_file():
-        found.config = _read_file(folder / CONFIG)
-    if (folder / METADATA).is_file():
-        found.version = _version(_read_file(folder / METADATA))
+    with _for_names():
+        if (folder / CONFIG).is_file():
+            found.config = _read_file(folder / CONFIG)
+        if (folder / METADATA).is_file():
+            found.version = _version(_read_file(folder / METADATA))
+
+
+@contextmanager
+def _for_names() -> Iterator[None]:
+    """Say of what only gives names how to do without it."""
+    try:
+        yield
+    except CorruptFileError as error:
+        error.hint = error.hint or "--names key reads the weights without it"
+        raise
 
 
 def _read_file(path: Path) -> Any:
@@ -229,13 +251,16 @@ def _find_in_archive(found: Parts, path: Path, *, verify: bool, config: bool) ->
     members = {member.name: member for member in read_members(source)}
     if WEIGHTS not in members:
         raise _no_weights(path, members)
-    if config and CONFIG in members:
-        found.config = _read_member(source, members[CONFIG])
-    if config and METADATA in members:
-        found.version = _version(_read_member(source, members[METADATA]))
+    found.attach(of_archive(source, members.values(), verify=verify))
+    with _for_names():
+        if config and CONFIG in members:
+            found.config = _read_member(source, members[CONFIG])
+        if config and METADATA in members:
+            found.version = _version(_read_member(source, members[METADATA]))
     weights = members[WEIGHTS]
     if weights.method == STORED:
-        window: Source = WindowSource(source, weights.data, weights.size)
+        tensors = CheckedMember(source, weights) if verify else None
+        window: Source = WindowSource(source, weights.data, weights.size, tensors)
     else:
         window = unpack(source, weights, verify=verify)
         found.sources.append(window)

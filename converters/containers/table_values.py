@@ -184,16 +184,19 @@ def _unpacked(source: Source, table: Table, block: Handle) -> Iterator[Value]:
     with table.naming(block):
         for key, value, at in block_entries(data):
             body = Body(MemorySource(source.path, value), 0, len(value), value)
-            yield _Unpacked(key, body, table, block, at)
+            yield _Unpacked(key, body, source, table, block, at)
 
 
 class _Unpacked(Value):
     """A value in a compressed block, which is unpacked again when the value is read."""
 
-    __slots__ = ("_at", "_block", "_table")
+    __slots__ = ("_at", "_block", "_source", "_table")
 
-    def __init__(self, key: bytes, body: Body, table: Table, block: Handle, at: int) -> None:
+    def __init__(
+        self, key: bytes, body: Body, source: Source, table: Table, block: Handle, at: int
+    ) -> None:
         super().__init__(key, body)
+        self._source = source
         self._table = table
         self._block = block
         self._at = at
@@ -203,11 +206,11 @@ class _Unpacked(Value):
 
     def tensor(self, parse: Parse) -> Tensor:
         tensor = parse(self.body)
-        path, length = self.body.source.path, self.body.length
+        length = self.body.length
 
         def again() -> Tensor:
             value = self._table.body(self._block)[self._at : self._at + length]
-            return parse(Body(MemorySource(path, value), 0, length, value))
+            return parse(Body(MemorySource(self._source.path, value), 0, length, value))
 
         return DeferredTensor(tensor.spec, tensor.nbytes, again)
 

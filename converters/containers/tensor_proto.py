@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..dtypes import DType
 from ..errors import CorruptFileError, UnsafeFileError
-from ..sources import Extent
+from ..sources import Extent, Source
 from ..tensors import (
     CHUNK_BYTES,
     ChunkTensor,
@@ -30,9 +30,9 @@ from .messages import Body
 from .tensor_bundle import LOW_BITS
 from .wire import read_varint
 
-__all__ = ["parse_tensor", "parse_values"]
+__all__ = ["parse_tensor", "parse_values", "stored_bytes"]
 
-_DTYPE, _SHAPE, _CONTENT, _INT_VAL, _STRING_VAL, _VARIANT_VAL = 1, 2, 4, 7, 8, 15
+_DTYPE, _SHAPE, _VERSION, _CONTENT, _INT_VAL, _STRING_VAL, _VARIANT_VAL = 1, 2, 3, 4, 7, 8, 15
 # A message holds less than 2 GiB, so TensorFlow cannot have meant more by repeating a value.
 REPEATED_BYTES = 1 << 31
 # Below this, decoding varints in Python is faster than importing numpy.
@@ -98,7 +98,7 @@ def parse_values(body: Body, spec: TensorSpec) -> Tensor:
     """
     values = _gather(body)
     if not spec.dtype.variable:
-        return _typed(spec, values, exact=body.source.path)
+        return _typed(spec, values, exact=body.source)
     number = _VARIANT_VAL if spec.dtype is DType.VARIANT else _STRING_VAL
     if len(values.get(number, [])) != spec.size:
         raise CorruptFileError(
@@ -107,6 +107,15 @@ def parse_values(body: Body, spec: TensorSpec) -> Tensor:
             got=f"{len(values.get(number, []))} elements",
         )
     return _elements(spec, values, [])
+
+
+def stored_bytes(body: Body) -> int:
+    """Return about how many bytes of values a TensorProto stores, 0 only where it stores none."""
+    return sum(
+        1 if isinstance(value, int) else value.length + (number == _STRING_VAL)
+        for number, value in body.fields()
+        if number not in (_DTYPE, _SHAPE, _VERSION)
+    )
 
 
 def _gather(body: Body) -> dict[int, Values]:
@@ -122,7 +131,7 @@ def _raw(spec: TensorSpec, content: Body) -> Tensor:
     return _masked(spec, _extent(spec, content))
 
 
-def _typed(spec: TensorSpec, values: dict[int, Values], exact: Path | None = None) -> Tensor:
+def _typed(spec: TensorSpec, values: dict[int, Values], exact: Source | None = None) -> Tensor:
     """Return the tensor of a typed field; `exact` is the file, if no value may be missing."""
     field = _FIELDS.get(spec.dtype)
     if field is None:
@@ -134,7 +143,7 @@ def _typed(spec: TensorSpec, values: dict[int, Values], exact: Path | None = Non
     load = partial(_load, spec, field, found)
     if exact:
         _check_amount(spec, field, found)
-        return MemoryTensor(spec, partial(_exactly, spec, load, str(exact)))
+        return MemoryTensor(spec, partial(_exactly, spec, load, exact))
     return _Repeated(spec, load)
 
 
@@ -180,15 +189,15 @@ def _load(spec: TensorSpec, field: _Field, values: Values) -> bytes:
     return data
 
 
-def _exactly(spec: TensorSpec, load: Callable[[], bytes], path: str) -> bytes:
+def _exactly(spec: TensorSpec, load: Callable[[], bytes], source: Source) -> bytes:
     try:
         data = load()
         if len(data) == spec.nbytes:
             return data
     except CorruptFileError as error:
-        error.path = error.path or path
+        error.path = error.path or str(source.path)
         raise
-    raise _wrong_length(spec, len(data), path)
+    raise _wrong_length(spec, len(data), source.path)
 
 
 def _unpack(data: bytes, itemsize: int) -> bytes:
@@ -294,7 +303,7 @@ def _split(content: Body, size: int) -> list[bytes]:
     return elements
 
 
-def _wrong_length(spec: TensorSpec, got: int, path: str | None = None) -> CorruptFileError:
+def _wrong_length(spec: TensorSpec, got: int, path: Path | None = None) -> CorruptFileError:
     return CorruptFileError(
         f"values of {spec.dtype} {spec.shape}",
         path=path,

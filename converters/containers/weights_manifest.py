@@ -27,7 +27,12 @@ from ..errors import ConvertError, CorruptFileError, NotRecognisedError, UnsafeF
 from ..sources import Extent, FileSource
 from ..tensors import CHUNK_BYTES, ElementTensor, ExtentTensor, Tensor, TensorSpec
 
-__all__ = ["Quantization", "Stored", "Weights", "read_weights"]
+__all__ = ["MANIFESTS", "Quantization", "Stored", "Weights", "is_old_graph", "read_weights"]
+
+# Where a manifest is, the name of today first.
+MANIFESTS = ("model.json", "weights_manifest.json")
+# The graph before 1.0. Its constants have no values, so nobody means the file alone.
+_OLD_GRAPH = "tensorflowjs_model.pb"
 
 # tfjs-core/src/io/types.ts, DTYPE_VALUE_SIZE_MAP, and `string`.
 DTYPES = {
@@ -42,6 +47,11 @@ QUANTIZED = {"uint8": DType.UINT8, "uint16": DType.UINT16, "float16": DType.FLOA
 _MADE_OF = {"uint8": ("float32", "int32"), "uint16": ("float32", "int32"), "float16": ("float32",)}
 STRING_LENGTH_BYTES = 4
 MAX_DIMENSIONS = 64
+
+
+def is_old_graph(path: Path) -> bool:
+    """Tell whether a file is the graph of a model before 1.0, with its manifest beside it."""
+    return path.name == _OLD_GRAPH and any((path.parent / name).is_file() for name in MANIFESTS)
 
 
 class Quantization(NamedTuple):

@@ -23,13 +23,21 @@ class WindowSource(Source):
         inner: the source.
         offset: first byte.
         size: length in bytes; the caller has checked that it lies within.
+        tensors: what tensors are read from by their offsets in `inner`, where it is another.
     """
 
-    def __init__(self, inner: Source, offset: int, size: int) -> None:
-        self.path = inner.path
+    def __init__(
+        self, inner: Source, offset: int, size: int, tensors: Source | None = None
+    ) -> None:
         self.inner = inner
+        self.tensors = tensors or inner
         self.offset = offset
         self._size = size
+
+    @property
+    def path(self) -> Path:  # type: ignore[override]
+        """What messages call the source below."""
+        return self.inner.path
 
     @property
     def size(self) -> int:
@@ -52,9 +60,9 @@ class WindowSource(Source):
 
 
 def locate(source: Source, offset: int) -> tuple[Source, int]:
-    """Return the source that a byte of a window is read from, and its offset there."""
+    """Return the source that a byte of a tensor is read from, and its offset there."""
     if isinstance(source, WindowSource):
-        return source.inner, source.offset + offset
+        return source.tensors, source.offset + offset
     return source, offset
 
 

@@ -9,6 +9,10 @@ Specified by tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto 
 message in protobuf's text form is a `.pbtxt`. Recognised by its first nodes, see
 `containers/graph_kinds.py`.
 
+A Const without any value is zeros, as for TensorFlow. A graph without variables is refused where
+constants of several elements are so and none stores several values: it is the graph of a
+TensorFlow.js model, of whose constants the converter took the content, and later typed values too.
+
 Not read: what a graph computes. A graph that is not frozen holds variables without values; they
 are counted in a note.
 
@@ -23,7 +27,8 @@ from collections.abc import Iterator
 
 from ..containers.graph_kinds import binary_source, is_graph, is_graph_text
 from ..containers.messages import Body
-from ..errors import ConvertError
+from ..containers.weights_manifest import is_old_graph
+from ..errors import ConvertError, NotRecognisedError
 from ..graphs.constants import Constants, read_constants
 from ..notes import Kind, Note
 from ..registry import Format, Location, ReadOptions
@@ -34,6 +39,8 @@ __all__ = ["FORMAT"]
 
 
 def _sniff(location: Location) -> bool:
+    if is_old_graph(location.path):  # its weights are in the files beside it
+        return False
     if location.head[:1] != b"\x0a":
         return is_graph_text(location.head)
     source = FileSource(location.path)
@@ -50,7 +57,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         text = is_graph_text(location.head)
         if text:
             source = binary_source(source, "GraphDef")
-        found = read_constants(Body.whole(source))
+        found = _constants(source)
     except BaseException as error:
         source.close()
         if isinstance(error, ConvertError):
@@ -66,6 +73,16 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         details={"kind": "text" if text else "binary", "variables": found.variables},
         sources=(source,),
     )
+
+
+def _constants(source: Source) -> Constants:
+    found = read_constants(Body.whole(source))
+    if found.hollow and not found.variables:
+        raise NotRecognisedError(
+            "its constants have no values, as in the graph of a TensorFlow.js model",
+            hint="point at model.json or weights_manifest.json, which list the files of weights",
+        )
+    return found
 
 
 def _notes(found: Constants) -> Iterator[Note]:

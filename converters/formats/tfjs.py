@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..containers.computed import ComputedTensor
 from ..containers.strict_json import JSON_BYTES, read_json
-from ..containers.weights_manifest import Stored, Weights, read_weights
+from ..containers.weights_manifest import MANIFESTS, Stored, Weights, is_old_graph, read_weights
 from ..dtypes import DType
 from ..errors import ConvertError, CorruptFileError
 from ..graphs.json_graph import roles_in_graph
@@ -43,11 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT"]
 
-# What a folder is asked for, the name of today first.
-MANIFESTS = ("model.json", "weights_manifest.json")
 SHARD_ENDINGS = (".bin",)
-# The graph before 1.0. Its constants have no values, so nobody means the file alone.
-OLD_GRAPH = "tensorflowjs_model.pb"
 
 
 # Recognising
@@ -61,7 +57,7 @@ def _find(location: Location) -> Path | None:
     """Return the manifest: the file itself, the one in a folder, or the one beside a shard."""
     path = location.path
     if location.is_file:
-        if path.name == OLD_GRAPH:
+        if is_old_graph(path):
             return _find(Location(path.parent))
         if location.head.lstrip()[:1] in (b"{", b"["):
             return path if _is_manifest(location) else None

@@ -3,11 +3,10 @@
     00 00 00 1c 'T' 'F' 'L' '3'    place of the root table, identifier
     tables, texts, and the bytes of all constant tensors
 
-See `containers/tflite_model.py`, which needs the package `tflite` (the extra of that name).
-Tensors with a non-empty buffer are read, as they are stored; the others are activations. With
-`dequantize`, integers with a scale become float32: (q - zero point) * scale, computed in float64
-and rounded once, as the reference kernels do (tensorflow/lite/kernels/internal/reference/
-dequantize.h, v2.21.0).
+Listed by `containers/tflite_model.py`. Tensors with a non-empty buffer are read, as they are
+stored; the others are activations. With `dequantize`, integers with a scale become float32:
+(q - zero point) * scale, computed in float64 and rounded once, as the reference kernels do
+(tensorflow/lite/kernels/internal/reference/dequantize.h, v2.21.0).
 
     string   int32 n, int32 offsets[n + 1], then the texts (tensorflow/lite/string_util.h)
     int4     two to a byte, the first in the low bits; one byte each here
@@ -70,14 +69,15 @@ def _sniff(location: Location) -> bool:
 
 
 def _open(location: Location, options: ReadOptions) -> TensorDict:
+    source = FileSource(location.path)
     try:
-        model = read_model(location.path)
-        source = FileSource(location.path)
+        model = read_model(source)
         opened = _Opened(source, options.dequantize)
         for listed in model.tensors:
             opened.add(listed)
-    except CorruptFileError as error:
-        if error.path is None:
+    except BaseException as error:
+        source.close()
+        if isinstance(error, CorruptFileError) and error.path is None:
             error.path = str(location.path)
             error.args = (error.message,)
         raise
@@ -269,5 +269,4 @@ FORMAT = Format(
     extensions=(".tflite",),
     sniff=_sniff,
     open=_open,
-    limits="needs the extra `tflite`",
 )

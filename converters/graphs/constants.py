@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ..containers.graph_proto import Function, Node, functions, nodes
 from ..containers.messages import Body
-from ..containers.tensor_proto import parse_tensor
+from ..containers.tensor_proto import parse_tensor, stored_bytes
 from ..dtypes import DType
 from ..errors import CorruptFileError
 from ..tensors import Evidence, Origin, Role, Tensor
@@ -43,6 +43,7 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
 _STATISTICS: Mapping[str, tuple[int, ...]] = dict.fromkeys(
     ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), (3, 4)
 )
+_VALUE_BYTES = 16  # of complex128, the largest
 _MAX_STEPS = 10_000  # of following one constant; a graph may call itself
 
 Place = tuple[str, str]  # function, empty for the graph itself; node or argument in it
@@ -76,12 +77,14 @@ class Constants:
         origins: by the same names.
         plumbing: names of those that only serve saving and restoring.
         variables: number of variables in the graph itself, whose values are elsewhere.
+        hollow: whether constants of several elements store no value, and none more than one.
     """
 
     tensors: Mapping[str, Tensor]
     origins: Mapping[str, Origin]
     plumbing: frozenset[str]
     variables: int
+    hollow: bool
 
 
 def read_constants(graph: Body) -> Constants:
@@ -102,6 +105,7 @@ class _Reader:
         self._scopes: dict[str, _Scope] = {"": _Scope("")}
         self._saving: set[str] = set()
         self._variables = 0
+        self._empty = self._filled = False  # seen: no value for several elements, several values
 
     def read(self, graph: Body) -> Constants:
         for node in nodes(graph):
@@ -111,7 +115,8 @@ class _Reader:
             self._function(function)
         origins = {name: self._origin(name) for name in self._tensors}
         plumbing = frozenset(name for name in self._tensors if self._is_plumbing(name))
-        return Constants(self._tensors, origins, plumbing, self._variables)
+        hollow = self._empty and not self._filled
+        return Constants(self._tensors, origins, plumbing, self._variables, hollow)
 
     def _function(self, function: Function) -> None:
         scope = _Scope(function.name, function.arguments)
@@ -128,8 +133,20 @@ class _Reader:
         name = f"{scope.name}/{node.name}" if scope.name else node.name
         if name in self._tensors:
             raise CorruptFileError("two nodes have this name", where=f"node `{name}`")
-        self._tensors[name] = _value(name, node)
+        self._tensors[name] = self._value(name, node)
         self._places[name] = (scope.name, node.name)
+
+    def _value(self, name: str, node: Node) -> Tensor:
+        try:
+            value = _tensor_proto(node)
+            tensor = parse_tensor(value)
+            if not self._filled:  # most are, so one look will do
+                stored = stored_bytes(value)
+                self._filled = stored > _VALUE_BYTES
+                self._empty |= not stored and tensor.spec.size > 1
+        except CorruptFileError as error:
+            raise error.within(f"node `{name}`") from None
+        return tensor
 
     # What each is for
 
@@ -209,13 +226,8 @@ def _is_read(constant: str, identity: str) -> bool:
     return "ReadVariableOp" in identity.rpartition("/")[2] and constant == f"{identity}/resource"
 
 
-def _value(name: str, node: Node) -> Tensor:
-    try:
-        value = node.attr("value", 8)
-        return parse_tensor(value if isinstance(value, Body) else _no_value())
-    except CorruptFileError as error:
-        raise error.within(f"node `{name}`") from None
-
-
-def _no_value() -> Body:
-    raise CorruptFileError("a Const without a value")
+def _tensor_proto(node: Node) -> Body:
+    value = node.attr("value", 8)
+    if not isinstance(value, Body):
+        raise CorruptFileError("a Const without a value")
+    return value

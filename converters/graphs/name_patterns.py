@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..tensors import Evidence, Origin, Role
@@ -32,6 +33,7 @@ WEIGHT_LEAVES = frozenset({
     "embedding_table", "word_embeddings", "position_embeddings", "token_type_embeddings",
     "depthwise_kernel", "pointwise_kernel", "recurrent_kernel", "depthwise_weights",
     "pointwise_weights", "output_weights", "output_bias",
+    "Matrix", "Bias",  # tf.nn.rnn_cell before TensorFlow 1.0: BasicLSTMCell/Linear/Matrix
 })  # fmt: skip
 AVERAGE_SUFFIX = "/ExponentialMovingAverage"
 # Slots of an optimizer in the order in which it makes them, by how many it has.
@@ -64,7 +66,7 @@ _HYPER = re.compile(
     rf"|(?:.*/)?(?:beta[12]_power(?:_\d+)?|current_loss_scale|good_steps)",
     re.DOTALL,
 )
-# Every name that `_HYPER` matches ends so; a set is quicker to ask.
+# Every name that `_HYPER` matches ends so. A model has many names and few leaves.
 _HYPER_LEAF = re.compile(
     r"lr|learning_rate|decay|beta_1|beta_2|rho|momentum|Variable(_\d+)?"
     r"|beta[12]_power(_\d+)?|current_loss_scale|good_steps"
@@ -100,11 +102,12 @@ def describe_by_name(names: Iterable[str], shapes: Shapes | None = None) -> dict
     owners = {slot.owner for slot in slots.values()}
     origins = {}
     for name in names:
-        if name in slots:
-            owner, label = slots[name].owner, labels[name]
-            origins[name] = Origin(name, Role.SLOT, owner, False, Evidence.NAME, label)
-        else:
+        slot = slots.get(name)
+        if slot is None:
             origins[name] = _plain(name, names, name in owners)
+        else:
+            label = labels[name]
+            origins[name] = Origin(name, Role.SLOT, slot.owner, False, Evidence.NAME, label)
     return origins
 
 
@@ -123,9 +126,9 @@ def _plain(name: str, names: Mapping[str, None], owner: bool) -> Origin:
         return Origin(name, _DEBIASING[leaf], base, False, Evidence.NAME)
     if owner:
         return Origin(name, Role.WEIGHT, None, True, Evidence.NAME)
-    if leaf in _COUNTERS or _ITERATIONS.fullmatch(name):
+    if leaf in _COUNTERS or (leaf.startswith("iter") and _ITERATIONS.fullmatch(name)):
         return Origin(name, Role.COUNTER, None, False, Evidence.NAME)
-    if _HYPER_LEAF.fullmatch(leaf) and _HYPER.fullmatch(name):
+    if _may_be_hyper(leaf) and _HYPER.fullmatch(name):
         return Origin(name, Role.OPTIMIZER, None, False, Evidence.NAME)
     return Origin(name)
 
@@ -138,7 +141,7 @@ def _slots(names: Mapping[str, None], shapes: Shapes) -> dict[str, _Slot]:
             continue
         owner = _owner(name, found.owner, names, shapes)
         if owner is not None:
-            slots[name] = found._replace(owner=owner)
+            slots[name] = found if owner == found.owner else found._replace(owner=owner)
     return slots
 
 
@@ -147,16 +150,28 @@ def _slot(name: str) -> _Slot | None:
     leaf = leaf_of(name)
     if leaf in WEIGHT_LEAVES:
         return None
-    base = name[: -len(leaf) - 1]
-    if leaf in _PLAIN_SUFFIXES:
-        return _Slot(base, "", _PLAIN_SUFFIXES[leaf])
-    match = _SUFFIX.fullmatch(leaf)
-    if match:
-        return _Slot(base, match[1], leaf)
+    family = _family(leaf)
+    if family is not None:
+        return _Slot(name[: -len(leaf) - 1], family, _PLAIN_SUFFIXES.get(leaf, leaf))
     if "_slot_" in leaf and (match := _MESH.fullmatch(name)):
         return _Slot(match[1], "", match[2])
     match = _SCOPED.fullmatch(name)
     return _Slot(match[1], "", match[2]) if match else None
+
+
+@lru_cache(maxsize=1024)
+def _family(leaf: str) -> str | None:
+    """Return the optimizer whose slots end so, empty if it is not sure; None for other leaves."""
+    if leaf in _PLAIN_SUFFIXES:
+        return ""
+    match = _SUFFIX.fullmatch(leaf)
+    return match and match[1]
+
+
+@lru_cache(maxsize=1024)
+def _may_be_hyper(leaf: str) -> bool:
+    """Tell whether a name that ends so may be one of a hyper-parameter, see `_HYPER`."""
+    return _HYPER_LEAF.fullmatch(leaf) is not None
 
 
 def _owner(name: str, base: str, names: Mapping[str, None], shapes: Shapes) -> str | None:

@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from tensorferry.converters import ReadOptions, open_tensors
@@ -198,6 +200,83 @@ def test_messages_speak_of_the_path_inside(folder: Path, tmp_path: Path) -> None
     with pytest.raises(ConvertError) as caught:
         open_tensors(f"{_packed(folder, tmp_path / 'b.tar')}::run/model.ckpt.index")
     assert "temporary" not in str(caught.value)
+
+
+def test_so_do_notes_about_files_that_cannot_be_read(tmp_path: Path, temporary: Path) -> None:
+    data = _hdf5(tmp_path / "m.h5").read_bytes()
+    members = {"m/config.json": b"{", "m/model.weights.h5": data}
+    path = _zip(tmp_path / "a.zip", members)
+    with open_tensors(f"{path}::m/model.weights.h5") as tensors:
+        (note,) = tensors.notes
+    assert f"{path}::m/config.json: " in note.text
+    assert str(temporary) not in note.text
+
+
+def _hdf5(path: Path, **options: object) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("layers/dense/vars/0", data=np.arange(1000.0), **options)
+    return path
+
+
+def _zipped_weights(path: Path) -> Path:
+    """Make a `.keras` archive whose weights are a member that is read in place."""
+    data = _hdf5(path.with_suffix(".h5"), chunks=(100,)).read_bytes()
+    path.with_suffix(".h5").unlink()
+    return _zip(path, {"metadata.json": b"{}", "config.json": b"{}", "model.weights.h5": data})
+
+
+def _deflated(path: Path) -> Path:
+    np.savez_compressed(path, **VALUES)
+    return path
+
+
+MADE = {
+    "safetensors": _model,
+    "tf-checkpoint": lambda path: _model(path.with_suffix(".ckpt"), "tf-checkpoint"),
+    "npz": lambda path: _model(path, "npz"),
+    "npz, deflated": lambda path: _deflated(path.with_suffix(".npz")),
+    "hdf5, in one piece": _hdf5,
+    "hdf5, in chunks": lambda path: _hdf5(path, chunks=(100,), compression="gzip"),
+    "keras-v3": lambda path: _hdf5(path.with_suffix(".weights.h5")),
+    "keras-v3, in an archive": lambda path: _zipped_weights(path.with_suffix(".keras")),
+}
+SAMPLES = ["all_dtypes", "tf1_v1", "tf1_partitioned", "tf_keras_object", "tf_keras_weights"]
+
+
+@pytest.mark.parametrize("what", [*MADE, *SAMPLES])
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "overwritten"])
+def test_what_goes_wrong_in_reading_names_the_path_inside(
+    tmp_path: Path, samples: Path, temporary: Path, what: str, damage: str
+) -> None:
+    content = tmp_path / "content"
+    if what in MADE:
+        content.mkdir()
+        MADE[what](content / "m")
+    else:
+        shutil.copytree(samples / what, content / what)
+    archive = _packed(content, tmp_path / "a.tar")
+    told = [f"{archive}::{path.relative_to(content)}: " for path in content.rglob("*")]
+    errors: list[str] = []
+    with open_tensors(archive) as tensors:
+        text = f"{tensors.summary} {tensors.details} {tensors.notes} {tensors.metadata}"
+        assert str(temporary) not in text
+        for path in [path for path in temporary.rglob("*") if path.is_file()]:
+            _break(path, damage)
+        for tensor in tensors.values():
+            try:
+                tensor.elements() if tensor.spec.dtype.variable else tensor.read()
+            except ConvertError as error:
+                errors.append(str(error))
+    assert not [error for error in errors if str(temporary) in error]
+    assert not [error for error in errors if not error.startswith(tuple(told))]
+    assert errors or damage != "emptied"  # what is open already stays; some have no checksums
+
+
+def _break(path: Path, damage: str) -> None:
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(b"\xff" * path.stat().st_size if damage == "overwritten" else b"")
 
 
 # What is no archive of models
@@ -467,12 +546,12 @@ def test_every_dialect_of_tar_is_read(tmp_path: Path, dialect: int, name: str) -
     model = _model(tmp_path / "m.safetensors")
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w", format=dialect) as tar:
-        tar.add(model, arcname=f"{name}/model.safetensors")
-    for inner in ("", f"::{name}/model.safetensors"):
+        tar.add(model, arcname=f"{name}/weights.safetensors")
+    for inner in ("", f"::{name}/weights.safetensors"):
         with open_tensors(f"{path}{inner}") as tensors:
             assert tensors.details["archive"] == {
                 "kind": "tar",
-                "inner": f"{name}/model.safetensors",
+                "inner": f"{name}/weights.safetensors",
             }
             assert contents(tensors) == contents(tensors_of(VALUES))
 

@@ -227,6 +227,65 @@ def test_a_graph_with_variables_is_said_not_to_be_frozen(tmp_path: Path) -> None
         assert "not frozen: the graph has 1 variables" in str(tensors.notes[0])
 
 
+# Constants without values
+
+
+def hollow(name: str, *shape: int) -> bytes:
+    """Build a Const as TensorFlow.js and grappler write one: dtype and shape, no value."""
+    dims = b"".join(message((2, message((1, dim)))) for dim in shape)
+    value = message((8, message((1, FLOAT), (2, dims))))
+    return node(name, "Const", dtype=message((6, FLOAT)), value=value)
+
+
+def test_one_without_values_beside_others_is_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph(PLACEHOLDER, hollow("zeros", 2), const("w", KERNEL)))
+    with _open(path) as tensors:
+        assert tensors["zeros"].read().tolist() == [0, 0]
+
+
+def test_so_are_those_of_a_graph_with_variables(tmp_path: Path) -> None:
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph(PLACEHOLDER, node("w", "VariableV2"), hollow("zeros", 2)))
+    with _open(path) as tensors:
+        assert tensors["zeros"].read().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [const("none", np.ones((0, 2), "<f4"))],
+        [hollow("scalar")],
+        [const("scalar", np.ones((), "<f4"))],  # early converters took raw bytes of several only
+    ],
+)
+def test_a_graph_whose_constants_lack_values_is_refused(
+    tmp_path: Path, others: list[bytes]
+) -> None:
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph(PLACEHOLDER, *others, hollow("w", 2, 3)))
+    with pytest.raises(NotRecognisedError, match=r"graph\.pb: .* TensorFlow\.js") as caught:
+        _open(path)
+    assert "model.json" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("shape", [(0,), (), (1,)])
+def test_a_graph_with_single_zeros_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph(PLACEHOLDER, hollow("zero", *shape)))
+    with _open(path) as tensors:
+        np.testing.assert_array_equal(tensors["zero"].read(), np.zeros(shape, "f4"))
+
+
+def test_texts_count_as_values_even_if_they_are_empty(tmp_path: Path) -> None:
+    value = message((8, message((1, STRING), (8, b""))))
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph(PLACEHOLDER, node("text", "Const", value=value)))
+    with _open(path) as tensors:
+        assert tensors["text"].elements() == [b""]
+
+
 # Damage
 
 

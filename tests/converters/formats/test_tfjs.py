@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorferry.converters.containers.wire import message
 from tensorferry.converters.dtypes import DType
 from tensorferry.converters.errors import (
     ConvertError,
@@ -113,7 +114,8 @@ class TestReader(ReaderContract):
         (tmp_path / "keras.json").write_text('{"class_name": "Sequential", "config": {}}')
         (tmp_path / "list.json").write_text("[1, 2]")
         (tmp_path / "model.bin").write_bytes(bytes(10))
-        others = (path for path in samples.rglob("*") if "__pycache__" not in path.parts)
+        ours = {"__pycache__", "tfjs_layers", "tfjs_graph"}
+        others = (path for path in samples.rglob("*") if not ours & set(path.parts))
         return [*tmp_path.iterdir(), *others]
 
 
@@ -200,6 +202,26 @@ def test_the_graph_of_before_is_recognised_by_its_manifest(tmp_path: Path) -> No
     with _open(tmp_path / "tensorflowjs_model.pb") as tensors:
         assert list(tensors) == ["w"]
     assert not FORMAT.sniff(Location(tmp_path / "other.pb"))
+
+
+def _graph_of_before(path: Path) -> None:
+    """Write a GraphDef with a Const that has a type and a shape, and no values."""
+    shape = message((2, message((1, 3))), (2, message((1, 4))))
+    value = message((8, message((1, 1), (2, shape))))
+    entry = message((1, b"value"), (2, value))
+    path.write_bytes(message((1, message((1, b"w"), (2, b"Const"), (5, entry)))))
+
+
+def test_the_graph_of_before_is_no_frozen_graph(tmp_path: Path) -> None:
+    path = tmp_path / "tensorflowjs_model.pb"
+    _graph_of_before(path)
+    with pytest.raises(NotRecognisedError, match=r"TensorFlow\.js"):
+        open_tensors(path)
+    group = _group(tmp_path, KERNEL.tobytes(), [_row("w", KERNEL)])
+    (tmp_path / "weights_manifest.json").write_text(json.dumps([group]))
+    with open_tensors(path) as tensors:
+        assert tensors.format == "tfjs"
+        np.testing.assert_array_equal(tensors["w"].read(), KERNEL)
 
 
 def test_a_manifest_without_its_ending_is_recognised(tmp_path: Path) -> None:

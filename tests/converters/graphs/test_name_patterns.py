@@ -133,7 +133,9 @@ def test_what_only_sounds_like_one_is_not(name: str) -> None:
     assert _of(name) == Origin(name)
 
 
-@pytest.mark.parametrize("leaf", ["kernel", "bias", "weights", "gamma", "embedding_table"])
+@pytest.mark.parametrize(
+    "leaf", ["kernel", "bias", "weights", "gamma", "embedding_table", "Matrix", "Bias"]
+)
 def test_what_layers_call_their_weights_are_weights(leaf: str) -> None:
     assert _of(f"net/{leaf}") == Origin(f"net/{leaf}", Role.WEIGHT, None, None, Evidence.NAME)
 
