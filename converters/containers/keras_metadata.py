@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from .messages import Body
 
-__all__ = ["KerasObject", "describe_object", "read_keras_metadata"]
+__all__ = ["NAME_CHARACTERS", "KerasObject", "describe_object", "read_keras_metadata"]
 
 METADATA_BYTES = 16 << 20  # of one layer's JSON; a vocabulary may stand in it
-_SHOWN = 200  # characters of a name
+NAME_CHARACTERS = 200  # longer ones are cut off
 
 
 class KerasObject(NamedTuple):
@@ -65,7 +65,9 @@ def describe_object(node: int, identifier: str, metadata: str) -> KerasObject:
         except (ValueError, RecursionError):
             content = None
     found = content if isinstance(content, dict) else {}
-    class_name, name = (str(found.get(key) or "")[:_SHOWN] for key in ("class_name", "name"))
+    class_name, name = (
+        str(found.get(key) or "")[:NAME_CHARACTERS] for key in ("class_name", "name")
+    )
     return KerasObject(node, "", identifier.removeprefix("_tf_keras_"), class_name, name)
 
 

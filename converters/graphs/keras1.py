@@ -6,6 +6,7 @@ Both only when asked for. What Keras 1 stored differs from what Keras 2 and 3 ex
     conv1d_W                    (length, 1, in, out); up to 1.1 (out, in, length, 1)
     lstm_W_i, lstm_U_i, …       12 matrices for i, c, f, o; today 3 for i, f, c, o
     gru_W_z, …                  9 matrices for z, r, h; today 3
+    conv_lstm_W_i, …            12 arrays in the order of the axes of conv_W
     bn_running_std              the moving variance
 
 Theano convolves and TensorFlow correlates, so that Theano's kernels are turned by 180 degrees in
@@ -35,17 +36,20 @@ __all__ = ["modernise", "unflip"]
 Order = Literal["tf", "th"]
 Group = dict[str, Entry]
 
-_LEAF = re.compile(r"(.+)_([WUb]|[WUb]_[icfozrh]|gamma|beta|running_mean|running_std)", re.DOTALL)
+_LEAF = re.compile(
+    r"(.+)_([WUb]|[WUb]_[icfozrh]|gamma|beta|alphas|running_mean|running_std)", re.DOTALL
+)
 _RENAMED = {
     "W": "kernel", "U": "recurrent_kernel", "b": "bias", "gamma": "gamma", "beta": "beta",
-    "running_mean": "moving_mean", "running_std": "moving_variance",
+    "alphas": "alpha", "running_mean": "moving_mean", "running_std": "moving_variance",
 }  # fmt: skip
 # Gates in the order in which they are joined.
 _GATES = ("ifco", "zrh")
+# Those that Theano mirrors; it turns kernels of depthwise ones itself (Keras 2.3.1,
+# theano_backend.py, _preprocess_conv2d_depthwise_kernel).
 _CONVOLUTIONS = frozenset({
     "Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "Conv3DTranspose", "ConvLSTM2D",
-    "ConvLSTM2DCell", "Convolution1D", "Convolution2D", "Convolution3D", "Deconvolution2D",
-    "AtrousConvolution1D", "AtrousConvolution2D",
+    "ConvLSTM2DCell",
 })  # fmt: skip
 
 
@@ -66,7 +70,7 @@ def modernise(entries: Sequence[Entry], finder: LayerFinder) -> tuple[list[Entry
             made.extend(group.values())
             continue
         layer = _layer(finder, next(iter(group.values())), prefix)
-        joined = _join_gates(group, prefix)
+        joined = _join_gates(group, prefix, layer)
         made.extend(joined or _renamed(group, prefix, layer, kept))
     text = (
         f"Keras 1: {len(entries)} tensors became {len(made)} in today's layout; "
@@ -96,34 +100,40 @@ def _layer(finder: LayerFinder, entry: Entry, prefix: str) -> Layer | None:
     return found[-1] if found else None  # the one that a wrapper holds
 
 
-def _join_gates(group: Group, prefix: str) -> list[Entry]:
+def _join_gates(group: Group, prefix: str, layer: Layer | None) -> list[Entry]:
     """Return kernel, recurrent kernel and bias of a recurrent layer that has one for each gate."""
     for gates in _GATES:
         wanted = [[f"{part}_{gate}" for gate in gates] for part in "WUb"]
         if set(group) != {name for names in wanted for name in names}:
             continue
-        parts = [[group[name] for name in names] for names in wanted]
+        order = _order(group, layer)
+        parts = [[_gate(group[name].tensor, order) for name in names] for names in wanted]
         if not all(_joinable(each) for each in parts):
             return []
         return [
-            _entry(each[0], prefix, part, _joined([entry.tensor for entry in each]))
-            for part, each in zip("WUb", parts, strict=True)
+            _entry(group[names[0]], prefix, part, _joined([each for each in tensors if each]))
+            for part, names, tensors in zip("WUb", wanted, parts, strict=True)
         ]
     return []
 
 
-def _joinable(parts: Sequence[Entry]) -> bool:
-    """Whether gates lie side by side; the axes of ConvLSTM2D are in no certain order."""
-    first = parts[0].tensor.spec
-    return len(first.shape) in (1, 2) and all(entry.tensor.spec == first for entry in parts)
+def _gate(tensor: Tensor, order: Order | None) -> Tensor | None:
+    """Return what a gate has with the outputs last; a convolution's only if the order is known."""
+    return tensor if len(tensor.spec.shape) < 3 else _kernel(tensor, order, None)
+
+
+def _joinable(parts: Sequence[Tensor | None]) -> bool:
+    first = parts[0]
+    return first is not None and all(each and each.spec == first.spec for each in parts)
 
 
 def _renamed(group: Group, prefix: str, layer: Layer | None, kept: list[str]) -> list[Entry]:
     made = []
     for leaf, entry in group.items():
         tensor: Tensor | None = entry.tensor
-        if leaf == "W" and len(entry.tensor.spec.shape) >= 4:
-            tensor = _kernel(entry.tensor, _order(group, layer), layer)
+        if len(entry.tensor.spec.shape) >= 4 and leaf[0] in "WU":
+            order = _order(group, layer)
+            tensor = _kernel(entry.tensor, order, layer) if leaf == "W" else None
         if tensor is None or leaf not in _RENAMED or _is_ambiguous(group, leaf, layer):
             if tensor is None:
                 kept.append(f"`{entry.key}`")
@@ -146,37 +156,60 @@ def _entry(entry: Entry, prefix: str, leaf: str, tensor: Tensor) -> Entry:
 
 def _order(group: Group, layer: Layer | None) -> Order | None:
     """Return how the axes of a kernel are ordered, if config or bias tell."""
+    kernel, filters = _first(group, "W"), _filters(group, layer)
+    shape = kernel.tensor.spec.shape if kernel else ()
+    if layer and _is_1d(layer):
+        return _order_1d(shape, filters, layer.config.get("filter_length"))
     found = layer.config.get("dim_ordering") if layer else None
     if found in ("tf", "th"):
         return "tf" if found == "tf" else "th"
-    kernel, bias = group["W"].tensor.spec.shape, group.get("b")
-    if bias is None or len(bias.tensor.spec.shape) != 1:
+    if not shape or filters is None or (shape[0] == filters) == (shape[-1] == filters):
         return None
-    (filters,) = bias.tensor.spec.shape
-    if (kernel[0] == filters) == (kernel[-1] == filters):
+    return "th" if shape[0] == filters else "tf"
+
+
+def _order_1d(shape: tuple[int, ...], filters: int | None, length: object) -> Order | None:
+    """Return the order by where the axis of 1 is; there is none in the config."""
+    if len(shape) != 4:
         return None
-    return "th" if kernel[0] == filters else "tf"
+    new = shape[1] == 1 and filters in (None, shape[3]) and length in (None, shape[0])
+    old = shape[3] == 1 and filters in (None, shape[0]) and length in (None, shape[2])
+    return ("tf" if new else "th") if new != old else None
+
+
+def _first(group: Group, part: str) -> Entry | None:
+    """Return a layer's kernel or bias, or that of its first gate."""
+    return group.get(part) or group.get(f"{part}_i")
+
+
+def _filters(group: Group, layer: Layer | None) -> int | None:
+    """Return the number of outputs of a convolution."""
+    found, bias = layer.config.get("nb_filter") if layer else None, _first(group, "b")
+    if isinstance(found, int):
+        return found
+    return bias.tensor.spec.shape[0] if bias and len(bias.tensor.spec.shape) == 1 else None
+
+
+def _is_1d(layer: Layer | None) -> bool:
+    return layer is not None and layer.kind == "Conv1D"
 
 
 def _kernel(tensor: Tensor, order: Order | None, layer: Layer | None) -> Tensor | None:
     """Return a kernel as (space, in, out), that of a transposed convolution as (space, out, in)."""
-    kind = layer.kind if layer else ""
-    rank = len(tensor.spec.shape)
     if order is None:
         return None
-    if kind in ("Convolution1D", "AtrousConvolution1D"):
+    if _is_1d(layer):
         return _kernel_1d(tensor, order)
+    transposed = layer is not None and layer.kind == "Conv2DTranspose"
     if order == "tf":
-        return _moved(tensor, (0, 1, 3, 2)) if kind == "Deconvolution2D" else tensor
-    space = tuple(range(2, rank))
-    return _moved(tensor, (*space, 0, 1) if kind == "Deconvolution2D" else (*space, 1, 0))
+        return _moved(tensor, (0, 1, 3, 2)) if transposed else tensor
+    space = tuple(range(2, len(tensor.spec.shape)))
+    return _moved(tensor, (*space, 0, 1) if transposed else (*space, 1, 0))
 
 
-def _kernel_1d(tensor: Tensor, order: Order) -> Tensor | None:
+def _kernel_1d(tensor: Tensor, order: Order) -> Tensor:
     moved = tensor if order == "tf" else _moved(tensor, (2, 3, 1, 0))
-    length, one, *channels = moved.spec.shape
-    if one != 1:
-        return None
+    length, _, *channels = moved.spec.shape
     spec = TensorSpec(moved.spec.dtype, (length, *channels))
     return _made(spec, lambda: moved.read().reshape(spec.shape))
 
@@ -231,8 +264,7 @@ def _axes_old(
     layer = _layer(finder, entry, match[1])
     if layer is not None and layer.kind not in _CONVOLUTIONS:
         return ()
-    group = groups[entry.layer, match[1]]
-    order = _order(group, layer) if "W" in group else None
+    order = _order(groups[entry.layer, match[1]], layer)
     if order is None:
         return None
     return tuple(range(rank - 2)) if order == "tf" else tuple(range(2, rank))

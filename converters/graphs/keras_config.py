@@ -15,7 +15,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Layer", "children", "class_of_group", "inner", "optimizer", "parse", "snake_case"]
+__all__ = [
+    "Layer", "children", "class_of_group", "inner", "is_model", "major_of", "optimizer", "parse",
+    "snake_case",
+]  # fmt: skip
 
 Children = dict[str, "Layer"]
 
@@ -85,6 +88,30 @@ def optimizer(data: object, keras: int) -> Layer | None:
 def inner(parent: Layer, key: str) -> Layer | None:
     """Return the object that a config keeps under a key."""
     return _layer(parent.config.get(key), parent.keras, parent.trainable)
+
+
+def major_of(data: object) -> int:
+    """Return the major version of the Keras that wrote a config; tf_keras counts as 2.
+
+    The two differ in the module of the model, in what an input is made of and in dtype policies.
+    """
+    content = _mapping(data)
+    module = _text(content.get("module")) or ""
+    if module.startswith(("tf_keras.", "keras.engine.", "keras.src.engine.")):
+        return 2
+    for item in _items(_mapping(content.get("config")).get("layers")):
+        config = _mapping(_mapping(item).get("config"))
+        policy = _mapping(config.get("dtype")).get("class_name")
+        if "batch_input_shape" in config or policy == "Policy":
+            return 2
+        if "batch_shape" in config or policy == "DTypePolicy":
+            return 3
+    return 3
+
+
+def is_model(layer: Layer) -> bool:
+    """Tell whether an object is a model made of the layers in its config."""
+    return layer.kind in ("Functional", "Sequential", "Model") or "input_layers" in layer.config
 
 
 def children(parent: Layer) -> Children:

@@ -2,13 +2,13 @@
 
     conv/kernel             entry of layer `conv`, without `:0`: the name
     d_in/kernel             entry of the nested model `inner`: inner/d_in/kernel
+    d_deep/kernel           of a model `deep` in it, by the config: inner/deep/d_deep/kernel
     kernel                  entry of Keras 3.0: the layer's name goes before it
     sequential/conv/kernel  entry of Keras 3: the model's own name is no part of it
+    mine/conv/kernel        entry of a subclassed model, whose name stands before several layers'
     conv_1/kernel           TensorFlow 1 numbered the scope of a layer made twice
 
-An optimizer's variables are told by names that its config would give them (tf_keras, Keras 3), by
-names that hold their variable's (OptimizerV2 of TF 2.0 to 2.10), or, where Keras 1 to 2.3 called
-them `Variable_3` or `m_0`, by their place if every shape agrees (keras/optimizers.py, v2.3.1).
+Variables of the optimizer: `keras_h5_slots.py`.
 """
 
 from __future__ import annotations
@@ -18,31 +18,26 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..tensors import Evidence, Origin, Role, Tensor, TensorSpec
+from ..tensors import Evidence, Origin, Role, Tensor
 from .keras_config import Layer, children, inner, parse
-from .keras_optimizers import optimizer_variables
+from .keras_h5_slots import Found, Slot, Trained, optimizer_slots
 from .keras_variables import variables_of_layer
-from .name_patterns import STATISTICS, describe_by_name, leaf_of
+from .name_patterns import STATISTICS, leaf_of
 
-__all__ = ["Entry", "LayerFinder", "Slot", "describe", "live_name", "model_of", "optimizer_of"]
+__all__ = ["Entry", "LayerFinder", "describe", "live_name", "model_of", "optimizer_of"]
 
-_MODELS = frozenset({"Functional", "Model", "Sequential"})
-_COUNTER = re.compile(r"iter(ations?)?(_\d+)?")
-_STATE = re.compile(r".*_running_(mean|std)|seed_generator_state", re.DOTALL)
-# What Keras 1 to 2.3 called slots: no word of whose they are.
-_ANONYMOUS = re.compile(
-    r"(param|[Vv]ariable|m|v|u|vhat|moment|accumulator|delta_accumulator)(_\d+){0,2}"
-)
-# Slots in groups, each of every trained variable in turn (keras/optimizers.py, v1.2.2 and v2.3.1).
-_OLD_SLOTS: Mapping[str, tuple[str, ...]] = {
-    "sgd": ("momentum",),
-    "rmsprop": ("accumulator",),
-    "adagrad": ("accumulator",),
-    "adadelta": ("accumulator", "delta_accumulator"),
-    "adam": ("m", "v"),
-    "adamax": ("m", "u"),
-    "nadam": ("m", "v"),
+# What configs here call a class otherwise than `config.json` does: Keras 1, and keras 3.15.
+_CLASSES = {
+    "AtrousConvolution1D": "Conv1D",
+    "AtrousConvolution2D": "Conv2D",
+    "Convolution1D": "Conv1D",
+    "Convolution2D": "Conv2D",
+    "Convolution3D": "Conv3D",
+    "Deconvolution2D": "Conv2DTranspose",
+    "GroupedQueryAttention": "GroupQueryAttention",
+    "SeparableConvolution2D": "SeparableConv2D",
 }
+_STATE = re.compile(r".*_running_(mean|std)|seed_generator_state", re.DOTALL)
 
 
 class Entry(NamedTuple):
@@ -61,26 +56,9 @@ class Entry(NamedTuple):
     tensor: Tensor
 
 
-class Slot(NamedTuple):
-    """A variable of the optimizer: path of the dataset, what the list calls it, and its spec."""
-
-    key: str
-    text: str
-    spec: TensorSpec
-
-
-class _Found(NamedTuple):
-    name: str
-    role: Role
-    trainable: bool | None = None
-    evidence: Evidence = Evidence.NAME
-    owner: str | None = None  # a key
-    slot: str | None = None
-
-
 def live_name(text: str) -> str:
     """Return what a list calls a variable without the number of the output, `:0`."""
-    return text.removesuffix(":0")
+    return text.removesuffix(":0").lstrip("/")
 
 
 # The config
@@ -93,18 +71,23 @@ def model_of(config: Mapping[str, Any] | None, keras: int) -> Layer | None:
         config: its JSON.
         keras: major version of the Keras that wrote it.
     """
-    return parse(_with_layers(config), keras)
+    return parse(_as_today(config), keras)
 
 
-def _with_layers(value: object) -> object:
-    """Give a Sequential whose config is the list of its layers (to Keras 2.2.2) a config."""
+def _as_today(value: object) -> object:
+    """Name classes as today; give a Sequential whose config is its layers (to 2.2.2) a config."""
     if isinstance(value, list):
-        return [_with_layers(item) for item in value]
+        return [_as_today(item) for item in value]
     if not isinstance(value, dict):
         return value
-    content = {key: _with_layers(item) for key, item in value.items()}
-    if content.get("class_name") == "Sequential" and isinstance(content.get("config"), list):
-        content["config"] = {"name": content.get("name"), "layers": content["config"]}
+    content = {key: _as_today(item) for key, item in value.items()}
+    kind, inside = content.get("class_name"), content.get("config")
+    if isinstance(kind, str):
+        content["class_name"] = _CLASSES.get(kind, kind)
+    if kind == "Sequential" and isinstance(inside, list):
+        content["config"] = {"name": content.get("name"), "layers": inside}
+    if kind in _CLASSES and isinstance(inside, dict) and "bias" in inside:
+        content["config"] = {"use_bias": inside["bias"], **inside}
     return content
 
 
@@ -115,54 +98,120 @@ def optimizer_of(config: object, keras: int) -> Layer | None:
     return found and found._replace(kind=found.kind.removeprefix("Custom>"))
 
 
+class _Place(NamedTuple):
+    """A layer, and the models on the way to it that Keras may leave out of its path."""
+
+    models: tuple[str, ...]
+    layer: Layer
+
+
 class LayerFinder:
     """Layers of a config by name.
 
     Args:
         model: from the config, where there is one.
+        entries: all variables of the model.
     """
 
-    def __init__(self, model: Layer | None) -> None:
-        self._model = model
+    def __init__(self, model: Layer | None, entries: Sequence[Entry]) -> None:
         self._top = {child.name: child for child in children(model).values()} if model else {}
-        self._known: dict[int, tuple[Layer, dict[str, list[Layer]]]] = {}
+        self._known: dict[int, tuple[Layer, dict[str, list[_Place]]]] = {}
+        # A functional model never puts its own name before the names of its layers.
+        named = model is not None and not _is_functional(model)
+        scopes = (model.name if model and named else None, _common_scope(entries))
+        self._scopes = list(filter(None, scopes))
+        self._first: dict[str, set[str]] = {}
+        for entry in entries:
+            self._first.setdefault(entry.layer, set()).add(entry.text.partition("/")[0])
 
     def candidates(self, layer: str, path: Sequence[str]) -> list[Layer]:
         """Return the layers at a path of names below a layer of the model, and what those wrap."""
         found = [self._top[layer]] if layer in self._top else []
         for part in path:
-            found = [below for each in found for below in self._below(each).get(part, ())]
+            found = [place.layer for each in found for place in self._below(each).get(part, ())]
         return [each for layer in found for each in (layer, *_wrapped(layer))]
 
     def parts(self, entry: Entry) -> list[str]:
         """Return the name of a variable below the name of its layer, in parts."""
         text, layer = entry.text, entry.layer
+        for scope in self._scopes:
+            if text.startswith(f"{scope}/{layer}/" if layer else f"{scope}/"):
+                return text[len(scope) + 1 :].removeprefix(f"{layer}/").split("/")
         if not layer:
             return text.split("/")
-        if text.startswith(f"{layer}/"):
+        if text.startswith(f"{layer}/") and not self._is_namesake(layer):
             return text[len(layer) + 1 :].split("/")
-        if self._model and text.startswith(f"{self._model.name}/{layer}/"):
-            return text[len(self._model.name) + len(layer) + 2 :].split("/")
-        numbered = re.match(rf"{re.escape(layer)}_\d+/", text)
-        if numbered and layer in self._top:
-            scope = numbered[0][:-1]
-            if scope not in self._below(self._top[layer]):
-                return text[len(numbered[0]) :].split("/")
-        return text.split("/")
+        first, _, rest = text.partition("/")
+        return (rest if rest and self._is_numbered(layer, first) else text).split("/")
 
-    def _below(self, layer: Layer) -> dict[str, list[Layer]]:
-        """Return the layers below one by name; models in models leave no name of their own."""
+    def _is_namesake(self, layer: str) -> bool:
+        """Whether a functional model has a layer that is called as itself."""
+        found = self._top.get(layer)
+        return found is not None and _is_functional(found) and layer in self._below(found)
+
+    def _is_numbered(self, layer: str, scope: str) -> bool:
+        """Whether a scope is a layer's, with a number that TensorFlow 1 has added."""
+        if layer not in self._top or self._first[layer] != {scope}:
+            return False
+        numbered = re.fullmatch(rf"{re.escape(layer)}_\d+", scope) is not None
+        return numbered and scope not in self._below(self._top[layer])
+
+    def whole(self, layer: str, path: Sequence[str]) -> list[str]:
+        """Return a path below a layer with all models on the way, if the config has one such."""
+        found = self._whole(self._top[layer], tuple(path)) if layer in self._top else set()
+        return list(found.pop() if len(found) == 1 else path)
+
+    def _whole(self, above: Layer, path: tuple[str, ...]) -> set[tuple[str, ...]]:
+        if not path:
+            return {()}
+        places = self._below(above).get(path[0], ())
+        if not places and not _is_model(above):  # a custom layer: nobody knows what it holds
+            return {path}
+        return {
+            (*filter(None, place.models), path[0], *rest)
+            for place in places
+            for rest in self._whole(place.layer, path[1:])
+        }
+
+    def _below(self, layer: Layer) -> dict[str, list[_Place]]:
+        """Return the layers below one by name; models in models may leave no name of their own."""
         known = self._known.get(id(layer))
         if known is None:
-            found: dict[str, list[Layer]] = {}
+            found: dict[str, list[_Place]] = {}
             for child in children(layer).values():
                 for name in {child.name, _own_name(child)}:
-                    found.setdefault(name, []).append(child)
-                if child.kind in _MODELS or not child.name:
-                    for name, layers in self._below(child).items():
-                        found.setdefault(name, []).extend(layers)
+                    found.setdefault(name, []).append(_Place((), child))
+                if _is_model(child) or not child.name:
+                    for name, places in self._below(child).items():
+                        found.setdefault(name, []).extend(
+                            _Place((child.name, *place.models), place.layer) for place in places
+                        )
             known = self._known[id(layer)] = layer, found
         return known[1]
+
+
+def _is_model(layer: Layer) -> bool:
+    return layer.kind == "Sequential" or _is_functional(layer)
+
+
+def _is_functional(layer: Layer) -> bool:
+    return layer.kind in ("Functional", "Model") or "input_layers" in layer.config  # a subclass
+
+
+def _common_scope(entries: Iterable[Entry]) -> str | None:
+    """Return what stands before the names of two layers or more, if it is one and no layer's name.
+
+    A subclassed model has no config that would tell its name.
+    """
+    found: dict[str, set[str]] = {}
+    layers = set()
+    for entry in entries:
+        layers.add(entry.layer)
+        scope, _, rest = entry.text.partition("/")
+        if entry.layer and scope != entry.layer and rest.startswith(f"{entry.layer}/"):
+            found.setdefault(scope, set()).add(entry.layer)
+    scopes = [scope for scope, below in found.items() if len(below) > 1 and scope not in layers]
+    return scopes[0] if len(scopes) == 1 else None
 
 
 def _own_name(layer: Layer) -> str:
@@ -173,7 +222,7 @@ def _own_name(layer: Layer) -> str:
 
 def _wrapped(layer: Layer) -> Iterator[Layer]:
     """Yield cells and wrapped layers, whose variables may bear the name of the outer one alone."""
-    if layer.kind not in _MODELS:
+    if not _is_model(layer):
         for child in children(layer).values():
             yield child
             yield from _wrapped(child)
@@ -203,10 +252,15 @@ def describe(
     """
     found = _model_variables(entries, finder)
     trained = [
-        (entry, entry.tensor.spec) for entry in entries if found[entry.key].trainable is not False
+        Trained(entry.key, _full(entry), entry.tensor.spec)
+        for entry in entries
+        if found[entry.key].trainable is not False
     ]
-    found |= _optimizer_variables(slots, trained, optimizer)
-    found |= {key: _Found(key, Role.UNKNOWN, None, Evidence.NONE) for key in others}
+    found |= optimizer_slots(slots, trained, optimizer)
+    for key in {each.owner for each in found.values() if each.role is Role.SLOT}:
+        if key is not None:  # what has a slot is trained
+            found[key] = found[key]._replace(trainable=True)
+    found |= {key: Found(key, Role.UNKNOWN, None, Evidence.NONE) for key in others}
     names = _unique(found) if readable else {key: key for key in found}
     return {
         names[key]: Origin(
@@ -217,7 +271,12 @@ def describe(
     }  # fmt: skip
 
 
-def _unique(found: Mapping[str, _Found]) -> dict[str, str]:
+def _full(entry: Entry) -> str:
+    """Return what a list calls a variable, with the layer's name where Keras 3.0 leaves it out."""
+    return entry.text if "/" in entry.text or not entry.layer else f"{entry.layer}/{entry.text}"
+
+
+def _unique(found: Mapping[str, Found]) -> dict[str, str]:
     """Give each key its name where no other has it and no key is called so; else the key."""
     counts = Counter(each.name for each in found.values())
     return {
@@ -228,17 +287,18 @@ def _unique(found: Mapping[str, _Found]) -> dict[str, str]:
     }
 
 
-def _model_variables(entries: Iterable[Entry], finder: LayerFinder) -> dict[str, _Found]:
-    found: dict[str, _Found] = {}
+def _model_variables(entries: Iterable[Entry], finder: LayerFinder) -> dict[str, Found]:
+    found: dict[str, Found] = {}
     objects: dict[tuple[str, ...], list[tuple[Entry, str]]] = {}
     for entry in entries:
         *path, leaf = finder.parts(entry)
         objects.setdefault((entry.layer, *path), []).append((entry, leaf))
-        found[entry.key] = _by_name("/".join(filter(None, (entry.layer, *path, leaf))))
+        parts = (entry.layer, *finder.whole(entry.layer, path), leaf)
+        found[entry.key] = _by_name("/".join(filter(None, parts)))
     for (layer, *path), variables in objects.items():
         known = _by_config(finder.candidates(layer, path), variables)
         for (entry, _), (role, trainable) in zip(variables, known, strict=False):
-            found[entry.key] = _Found(found[entry.key].name, role, trainable, Evidence.CONFIG)
+            found[entry.key] = Found(found[entry.key].name, role, trainable, Evidence.CONFIG)
     return found
 
 
@@ -259,95 +319,8 @@ def _by_config(
     return answers[0] if len(answers) == 1 else []
 
 
-def _by_name(name: str) -> _Found:
+def _by_name(name: str) -> Found:
     leaf = leaf_of(name)
     if leaf in STATISTICS or _STATE.fullmatch(leaf):
-        return _Found(name, Role.STATE, trainable=False)
-    return _Found(name, Role.WEIGHT)
-
-
-# The optimizer
-
-Trained = Sequence[tuple[Entry, TensorSpec]]
-
-
-def _optimizer_variables(
-    slots: Sequence[Slot], trained: Trained, optimizer: Layer | None
-) -> dict[str, _Found]:
-    found = {slot.key: _unowned(slot.text) for slot in slots}
-    if optimizer is not None:
-        known = _by_expected_names(slots, trained, optimizer) or _by_scoped_names(slots, trained)
-        found |= known or _by_place(slots, trained, optimizer)
-    return found
-
-
-def _unowned(text: str) -> _Found:
-    is_counter = _COUNTER.fullmatch(leaf_of(text)) is not None
-    return _Found(text, Role.COUNTER if is_counter else Role.OPTIMIZER, trainable=False)
-
-
-def _by_expected_names(
-    slots: Sequence[Slot], trained: Trained, optimizer: Layer
-) -> dict[str, _Found]:
-    """Tell slots by the names that today's optimizers give them, if all agree."""
-    owners = _owners(trained)
-    specs = [slot.spec for slot in slots]
-    pairs = [(entry.text, spec) for entry, spec in trained]
-    known = optimizer_variables(optimizer, pairs, specs) or []
-    if [each.name for each in known] != [slot.text for slot in slots]:
-        return {}
-    return {
-        slot.key: _Found(
-            slot.text, each.role, False, Evidence.CONFIG, owners.get(each.owner or ""), each.slot
-        )
-        for slot, each in zip(slots, known, strict=True)
-    }
-
-
-def _by_scoped_names(slots: Sequence[Slot], trained: Trained) -> dict[str, _Found]:
-    """Tell slots whose names hold the name of their variable."""
-    owners = _owners(trained)
-    shapes = {entry.text: spec.shape for entry, spec in trained}
-    shapes |= {slot.text: slot.spec.shape for slot in slots}
-    origins = describe_by_name(shapes, shapes)
-    found = {}
-    for slot in slots:
-        origin = origins[slot.text]
-        owner = owners.get(origin.owner or "")
-        if origin.role is Role.SLOT and owner:
-            found[slot.key] = _Found(slot.text, Role.SLOT, False, Evidence.NAME, owner, origin.slot)
-    return found
-
-
-def _owners(trained: Trained) -> dict[str, str]:
-    """Return the key of each trained variable by what its list calls it, where that is one."""
-    counts = Counter(entry.text for entry, _ in trained)
-    return {entry.text: entry.key for entry, _ in trained if counts[entry.text] == 1}
-
-
-def _by_place(slots: Sequence[Slot], trained: Trained, optimizer: Layer) -> dict[str, _Found]:
-    """Tell slots that bear numbers for names, if every shape is that of the variable."""
-    names = _OLD_SLOTS.get(optimizer.kind.lower(), ())
-    counters = 0
-    while counters < len(slots) and _COUNTER.fullmatch(leaf_of(slots[counters].text)):
-        counters += 1
-    rest = slots[counters:]
-    count = len(names) * len(trained)
-    if not count or len(rest) < count:
-        return {}
-    if not all(_ANONYMOUS.fullmatch(leaf_of(slot.text)) for slot in rest):
-        return {}
-    # Adam has a third group, of single zeros unless it is asked for.
-    if len(rest) == count + len(trained) and optimizer.config.get("amsgrad"):
-        names = (*names, "vhat")
-    elif len(rest) > count and (len(rest) != count + len(trained) or names != ("m", "v")):
-        return {}
-    expected = [(name, entry, spec) for name in names for entry, spec in trained]
-    if any(
-        slot.spec.shape != spec.shape for slot, (_, _, spec) in zip(rest, expected, strict=False)
-    ):
-        return {}
-    return {
-        slot.key: _Found(slot.text, Role.SLOT, False, Evidence.CONFIG, entry.key, name)
-        for slot, (name, entry, _) in zip(rest, expected, strict=False)
-    }
+        return Found(name, Role.STATE, trainable=False)
+    return Found(name, Role.WEIGHT)

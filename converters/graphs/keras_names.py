@@ -189,7 +189,8 @@ class _Walk:
             self.mismatched += 1
             layer = None
         if prefix is not None:
-            part = layer.name if layer else node.label
+            # A custom class may leave its name out of its config, and the file has it.
+            part = layer.name or node.label or "" if layer else node.label
             prefix = None if part is None else (*prefix, part) if part else prefix
         rank = layer.config.get("lora_rank") if layer else None
         if prefix and isinstance(rank, int):

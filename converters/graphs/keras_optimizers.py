@@ -18,7 +18,7 @@ from typing import NamedTuple
 from ..tensors import Role, TensorSpec
 from .keras_config import Layer, inner
 
-__all__ = ["WRAPPED", "OptimizerVariable", "optimizer_variables"]
+__all__ = ["WRAPPED", "OptimizerVariable", "expected_variables", "optimizer_variables"]
 
 WRAPPED = "inner_optimizer"  # of a LossScaleOptimizer: its key in the config, and its group
 
@@ -60,6 +60,19 @@ def optimizer_variables(
     if [each.shape for each in found] != [spec.shape for spec in stored]:
         return None
     return found
+
+
+def expected_variables(optimizer: Layer, trained: Trained) -> list[OptimizerVariable]:
+    """Return the variables that an optimizer has; none where its class is not known.
+
+    Args:
+        optimizer: from the config.
+        trained: name and spec of every variable that is trained, in the model's order.
+    """
+    optimizer = _normal(optimizer)
+    if not optimizer.library or optimizer.kind not in (*_NAMES.values(), "LossScaleOptimizer"):
+        return []
+    return list(_variables(optimizer, trained))
 
 
 def _normal(optimizer: Layer) -> Layer:

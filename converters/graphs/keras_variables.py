@@ -10,7 +10,7 @@ quantised orders are `variable_serialization_spec` of keras/src/layers/core (v3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -18,7 +18,9 @@ from ..dtypes import DType
 from ..tensors import Role, TensorSpec
 from .keras_config import Layer, snake_case
 
-__all__ = ["Variable", "variables_of_class", "variables_of_layer"]
+__all__ = [
+    "Expected", "Variable", "variables_expected", "variables_of_class", "variables_of_layer",
+]  # fmt: skip
 
 
 class Variable(NamedTuple):
@@ -35,6 +37,13 @@ class Variable(NamedTuple):
     role: Role = Role.WEIGHT
     trained: bool = True
     alias: bool = False
+
+
+class Expected(NamedTuple):
+    """A variable that has to be there, and its number of dimensions, or None for any."""
+
+    variable: Variable
+    rank: int | None
 
 
 class _Rule(NamedTuple):
@@ -75,8 +84,9 @@ def _cell(kernel_rank: int, bias_rank: int | None = 1) -> tuple[_Rule, ...]:
 
 
 def _batch_normalization() -> tuple[_Rule, ...]:
+    together = _flag("renorm", default=False)
     renorm = [
-        _Rule(Variable(name, Role.STATE, trained=False), 1, _flag("renorm", default=False))
+        _Rule(Variable(name, Role.STATE, trained=False), 1, together)
         for name in ("moving_stddev", "renorm_mean", "renorm_stddev")
     ]
     return (*_SCALE_AND_SHIFT, _state("moving_mean", 1), _state("moving_variance", 1), *renorm)
@@ -164,7 +174,8 @@ def variables_of_class(
 ) -> tuple[Variable, ...] | None:
     """Return the variables of an object of which only the class is known, by its group.
 
-    All combinations of what may be left out are tried; one alone must fit.
+    All combinations of what may be left out are tried; one alone must fit. What has the same
+    condition is there together or not at all.
 
     Args:
         group: snake-case class of the object, or of the one that has it as an attribute.
@@ -180,9 +191,10 @@ def variables_of_class(
 
 
 def _subsets(rules: Sequence[_Rule]) -> Iterator[list[_Rule]]:
-    choices = [(True,) if rule.when is None else (True, False) for rule in rules]
-    for chosen in product(*choices):
-        yield [rule for rule, keep in zip(rules, chosen, strict=True) if keep]
+    conditions = dict.fromkeys(rule.when for rule in rules if rule.when is not None)
+    for chosen in product((True, False), repeat=len(conditions)):
+        met = dict(zip(conditions, chosen, strict=True))
+        yield [rule for rule in rules if rule.when is None or met[rule.when]]
 
 
 def _fits(rules: Sequence[_Rule], stored: Sequence[TensorSpec]) -> bool:
@@ -257,3 +269,57 @@ def _embedding_names(own: list[str], count: int) -> list[str] | None:
         return plain
     zero = ["reverse_embeddings_zero"] if reverse else []
     return [*names, "embeddings_zero", "g_idx", *reverse, *zero]
+
+
+# What has to be there
+
+
+def variables_expected(layer: Layer, available: Collection[str]) -> tuple[Expected, ...] | None:
+    """Return the variables that an object must have in a file; None where its class tells none.
+
+    Args:
+        layer: the object.
+        available: names of variables that there are for it; they tell how it is quantised where
+            its config does not.
+    """
+    if not layer.library or layer.kind not in _TABLE:
+        return None
+    present = [rule for rule in _TABLE[layer.kind] if rule.when is None or rule.when(layer.config)]
+    named = _named(layer.kind, present, layer.keras)
+    own = [variable.name for variable in named]
+    names = _quantised_order(layer, own, available)
+    if names is None:
+        pairs = zip(named, present, strict=True)
+        return tuple(Expected(variable, rule.rank) for variable, rule in pairs)
+    trained = {*own, *_FLOAT8}
+    return tuple(Expected(Variable(name, trained=name in trained), None) for name in names)
+
+
+def _quantised_order(layer: Layer, own: list[str], available: Collection[str]) -> list[str] | None:
+    """Return the names of a quantised layer's arrays in order; None where it has real weights."""
+    orders = [names for names in _orders(layer.kind, own) if set(names) <= set(available)]
+    if orders:
+        return max(orders, key=len)
+    mode, _, block = (layer.mode or "").partition("/")
+    if layer.kind == "Embedding" and mode in ("int8", "int4"):
+        return _embedding_names(own, 4 if block and block != "-1" else 2)
+    if layer.kind in ("Dense", "EinsumDense") and mode in ("int8", "int4"):
+        blocks = ["kernel_zero", "g_idx"] if block and block != "-1" else []
+        return [*own, "kernel_scale", *blocks]
+    return None
+
+
+def _orders(kind: str, own: list[str]) -> Iterator[list[str]]:
+    """Yield every list of arrays that a quantised layer of this class may have."""
+    if kind in ("Embedding", "ReversibleEmbedding"):
+        for count in (2, 4, 7):
+            names = _embedding_names(own, count)
+            if names is not None:
+                yield names
+    if kind in ("Dense", "EinsumDense"):
+        scales = ["quantized_kernel", "kernel_scale", "kernel_zero"]
+        yield [*own[1:], *scales, "g_idx"]
+        yield [*own[1:], *scales, "awq_scales", "g_idx"]
+        yield [*own, *_FLOAT8]
+        yield [*own, "kernel_scale"]
+        yield [*own, "kernel_scale", "kernel_zero", "g_idx"]

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ..tensors import Evidence, Origin, Role
+from .keras_object_names import names_in_sequential
 from .object_roles import Known, ObjectRoles
-from .trackables import GRAPH_KEY, VALUE, Attribute, ObjectGraph
+from .trackables import GRAPH_KEY, KEY_ENDINGS, VALUE, Attribute, ObjectGraph
 
 __all__ = ["GRAPH_KEY", "ObjectGraph", "describe"]
 
@@ -19,24 +20,29 @@ def describe(
     *,
     readable: bool = True,
     trainable: Mapping[int, bool] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> dict[str, Origin]:
     """Return, by name, where each tensor of the bundle comes from.
 
-    A readable name is, in this order, the name that its Keras 3 optimizer spells out (see
-    `_spelled`); the variable's full name where no other has it; the shortest path to it that
-    avoids optimizers; the checkpoint key. No two are the same.
+    A readable name is, in this order, the one that is given; the name that its Keras 3 optimizer
+    spells out (see `_spelled`); the variable's full name where no other has it, without that of
+    the Sequential that is the root; the shortest path to it that avoids optimizers; the checkpoint
+    key. No two are the same.
 
     Args:
         graph: the object graph.
         keys: the keys of the bundle, in order; those that the graph does not know keep theirs.
         readable: whether names are readable ones or the keys themselves.
         trainable: by node, for containers that say so.
+        names: by key, for containers that know better ones.
     """
     keys = list(keys)
     entries = _entries(graph, frozenset(keys))
     roles = ObjectRoles(graph, trainable or {})
+    full_names = _full_names(entries)
     choices = (
-        _spelled(graph, entries, roles), _full_names(entries), _path_names(entries, roles.paths)
+        names or {}, _spelled(graph, entries, roles), _shorter(graph, entries, full_names, roles),
+        full_names, _path_names(entries, roles.paths),
     )  # fmt: skip
     names = _unique(keys, *(choices if readable else ()))
     owners = {entry.node: names[key] for key, entry in entries.items()}
@@ -59,18 +65,14 @@ class _Entry(NamedTuple):
 
 
 def _entries(graph: ObjectGraph, known: frozenset[str]) -> dict[str, _Entry]:
-    """Return what the graph says by key.
-
-    The keys of tables and iterators are not in the graph: `…table` has `…table-keys` and
-    `…table-values`, `…ITERATOR` has `…ITERATOR_STATE`.
-    """
+    """Return what the graph says by key."""
     entries = {}
     for number, node in enumerate(graph.nodes):
         for attribute in node.attributes:
             if attribute.key in known:
                 entries[attribute.key] = _Entry(number, attribute)
                 continue
-            for ending, part in (("-keys", "keys"), ("-values", "values"), ("_STATE", "state")):
+            for ending, part in KEY_ENDINGS.items():
                 if attribute.key + ending in known:
                     entries[attribute.key + ending] = _Entry(number, attribute, part)
     return entries
@@ -80,6 +82,19 @@ def _full_names(entries: Mapping[str, _Entry]) -> dict[str, str]:
     named = {key: entry.attribute.full_name for key, entry in entries.items() if not entry.part}
     counts = Counter(named.values())
     return {key: name for key, name in named.items() if name and counts[name] == 1}
+
+
+def _shorter(
+    graph: ObjectGraph,
+    entries: Mapping[str, _Entry],
+    full_names: Mapping[str, str],
+    roles: ObjectRoles,
+) -> dict[str, str]:
+    keys = {entries[key].node: key for key in full_names}
+    named = {node: full_names[key] for node, key in keys.items()}
+    return {
+        keys[node]: name for node, name in names_in_sequential(graph, named, roles.paths).items()
+    }
 
 
 def _spelled(

@@ -16,10 +16,13 @@ from ..containers.wire import BYTES, fields
 from ..errors import CorruptFileError
 from ..names import decode
 
-__all__ = ["GRAPH_KEY", "VALUE", "Attribute", "Node", "ObjectGraph"]
+__all__ = ["GRAPH_KEY", "KEY_ENDINGS", "VALUE", "Attribute", "Node", "ObjectGraph"]
 
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "VARIABLE_VALUE"  # the attribute that holds a variable's value
+# Of tables and iterators the graph has no keys but what keys begin with: `…table` has
+# `…table-keys` and `…table-values`, `…ITERATOR` has `…ITERATOR_STATE`. What the key then holds.
+KEY_ENDINGS = {"-keys": "keys", "-values": "values", "_STATE": "state"}
 
 
 @dataclass

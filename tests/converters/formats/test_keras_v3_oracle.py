@@ -321,7 +321,8 @@ def test_slots_know_their_variables(library: Any, tmp_path: Path, name: str) -> 
 
 @pytest.mark.oracle
 def test_a_loss_scale_optimizer_holds_another(keras: Any, tmp_path: Path) -> None:
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(name="adam"))
+    inner = keras.optimizers.Adam(name="adam")
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, name="loss_scale_optimizer")
     model = compiled(sequential(keras), optimizer)
     model.save(tmp_path / "m.keras")
     with read(tmp_path / "m.keras") as tensors:

@@ -356,11 +356,13 @@ def test_keras3_models_agree_with_the_live_ones(
     model = _built(make(keras), optimizer)
     tensors = _written(tensorflow, tmp_path, model, beside=beside)
     weights = _of(tensors, Role.WEIGHT)
-    assert {_flat(each) for each in weights} == {_flat(v.path) for v in model.trainable_variables}
+    assert {_flat(each) for each in weights} == {
+        _keras3_name(model, each) for each in model.trainable_variables
+    }
     assert all(tensors.origin(each).trainable for each in weights)
     assert len(_of(tensors, Role.STATE)) == len(model.non_trainable_variables)
-    assert _owners(tensors, Role.SLOT) == _pairs(optimizer, lists)
-    averages = _pairs(optimizer, ["_model_variables_moving_average"])
+    assert _owners(tensors, Role.SLOT) == _pairs(model, optimizer, lists)
+    averages = _pairs(model, optimizer, ["_model_variables_moving_average"])
     assert _owners(tensors, Role.AVERAGE) == averages
     assert len(_of(tensors, Role.OPTIMIZER)) == len(_of(tensors, Role.COUNTER)) == 1
 
@@ -369,9 +371,15 @@ def _owners(tensors: TensorDict, role: Role) -> dict[str, str]:
     return {_flat(name): _flat(tensors.origin(name).owner or "") for name in _of(tensors, role)}
 
 
-def _pairs(optimizer: Any, lists: list[str]) -> dict[str, str]:
+def _keras3_name(model: Any, variable: Any) -> str:
+    """Return a variable's name, flat and without the model's own, which a Sequential puts there."""
+    is_sequential = type(model).__name__ == "Sequential"
+    return _flat(variable.path.removeprefix(f"{model.name}/" if is_sequential else ""))
+
+
+def _pairs(model: Any, optimizer: Any, lists: list[str]) -> dict[str, str]:
     return {
-        _flat(slot.path): _flat(variable.path)
+        _flat(slot.path): _keras3_name(model, variable)
         for each in lists
         for slot, variable in zip(
             getattr(optimizer, each), optimizer._trainable_variables, strict=True
@@ -447,7 +455,7 @@ def test_the_loss_scale_of_keras3_is_optimizer_state(tensorflow: Any, tmp_path: 
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(momentum=0.9))
     model = _built(_sequential(keras), optimizer)
     tensors = _written(tensorflow, tmp_path, model, beside=False)
-    weights = {_flat(each.path) for each in model.trainable_variables}
+    weights = {_keras3_name(model, each) for each in model.trainable_variables}
     assert {_flat(name) for name in _of(tensors, Role.WEIGHT)} == weights
     assert set(_owners(tensors, Role.SLOT).values()) == weights
     assert len(_of(tensors, Role.OPTIMIZER)) == 3
