@@ -12,9 +12,12 @@ class Kind(Enum):
     """What a note tells; `lossy` kinds become an error under `--strict`."""
 
     DROPPED = "dropped"  # in the source, not in the target
-    CAST = "cast"  # other dtype, values may differ
+    OUT_OF_RANGE = "out of range"  # values that another dtype made infinite, NaN or zero
     METADATA_LOST = "metadata lost"  # something beside the tensors that the target cannot hold
     EXCLUDED = "excluded"  # left out because the user said so
+    CAST = "cast"  # in another dtype because the user said so; rounding is no loss then
+    UPDATED = "updated"  # replaced by a tensor of an update
+    ADDED = "added"  # from an update, and not in the source
     RENAMED = "renamed"  # the target cannot hold the name; the exact one is recorded in it
     ENCODED = "encoded"  # stored under another type; comes back identical through our reader
     SOURCE = "source"  # something unusual about the source that was dealt with
@@ -23,7 +26,7 @@ class Kind(Enum):
     @property
     def lossy(self) -> bool:
         """Whether the target holds less than the source did."""
-        return self in (Kind.DROPPED, Kind.CAST, Kind.METADATA_LOST)
+        return self in (Kind.DROPPED, Kind.OUT_OF_RANGE, Kind.METADATA_LOST)
 
 
 @dataclass(frozen=True, slots=True)

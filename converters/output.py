@@ -25,18 +25,21 @@ from .checksums import Algorithm
 from .digests import hasher
 from .errors import CorruptFileError, TargetError
 from .notes import Note
-from .sources import Extent
+from .sources import Extent, Source
 from .staging import Staging, target_error
 from .tensors import Tensor, check_extent
 from .threads import run_all
 
-__all__ = ["Literal", "Placement", "Plan", "PlannedFile", "Written", "write_plan"]
+__all__ = [
+    "Advance", "Literal", "Placement", "Plan", "PlannedFile", "ReadBack", "Written", "write_plan",
+]  # fmt: skip
 
 # Measured (docs/adr/0005): 128 KiB to 4 MiB are alike, 16 MiB is slower.
 PIECE_BYTES = 1 << 20
 # Below this a second thread costs more than it saves.
 THREAD_FLOOR_BYTES = 16 << 20
 
+Advance = Callable[[int], None]  # gets the number of bytes just written
 Literal = tuple[int, bytes]  # byte offset in the output file, and what goes there
 
 
@@ -67,6 +70,8 @@ class PlannedFile:
         finish: returns what can be told only afterwards, from the checksums of all tensors
             written so far, by name.
         copied: ranges of other files that go in as they are: byte offset here, and the range.
+        make: writes a file whose layout cannot be known before, to a path, and tells how far it
+            is; `size` is then the most it may take, and all else is empty.
     """
 
     path: Path
@@ -76,6 +81,21 @@ class PlannedFile:
     algorithm: Algorithm | None = None
     finish: Callable[[Mapping[str, int]], Iterable[Literal]] | None = None
     copied: tuple[tuple[int, Extent], ...] = ()
+    make: Callable[[Path, Advance], None] | None = None
+
+
+class ReadBack(NamedTuple):
+    """How a target is read to be compared, where its own names may not be those of the dictionary.
+
+    Attributes:
+        format: name of the format to open it with.
+        keys: by key there, name of the tensor in the dictionary; None for what the writer added.
+        inside: what to open in a target that is a folder; else nothing.
+    """
+
+    format: str
+    keys: Mapping[str, str | None]
+    inside: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,8 +106,11 @@ class Plan:
         format: name of the target format.
         files: the output files, the one that makes the set valid last.
         folder: the folder to make for them, where the target is one.
+        removed: older files that would make a mixture with these; they go when these appear.
         stored_names: names that are not kept as they are, with what they become.
         notes: what is lost, encoded or renamed.
+        read_back: how to compare the target, where it may not have the dictionary's names.
+        sources: what was opened for the plan alone; closed when it is written.
     """
 
     format: str
@@ -95,6 +118,9 @@ class Plan:
     stored_names: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     folder: Path | None = None
+    removed: tuple[Path, ...] = ()
+    read_back: ReadBack | None = None
+    sources: tuple[Source, ...] = ()
 
     @property
     def size(self) -> int:
@@ -117,7 +143,7 @@ def write_plan(
     fsync: bool = False,
     digests: bool = False,
     jobs: int = 1,
-    advance: Callable[[int], None] | None = None,
+    advance: Advance | None = None,
     before_commit: Callable[[Path, Written], None] | None = None,
 ) -> Written:
     """Write all files of a plan; they appear together, or nothing does.
@@ -139,9 +165,17 @@ def write_plan(
     """
     written = Written()
     paths = [file.path for file in plan.files]
-    with Staging(paths, overwrite=overwrite, fsync=fsync, folder=plan.folder) as staging:
+    with (
+        _closing(plan.sources),
+        Staging(
+            paths, overwrite=overwrite, fsync=fsync, folder=plan.folder, removed=plan.removed
+        ) as staging,
+    ):
         _check_space(plan)
         for index, file in enumerate(plan.files):
+            if file.make:
+                _make(file.make, staging, index, advance)
+                continue
             descriptor = staging.create(index, file.size)
             copier = _Copier(file, descriptor, digests, advance)
             copier.run(jobs)
@@ -149,10 +183,32 @@ def write_plan(
             written.digests |= copier.digests
             if file.finish:
                 copier.put(file.finish(written.checksums))
+            staging.finish(descriptor)
         if before_commit:
             before_commit(staging.folder, written)
         staging.commit()
     return written
+
+
+def _make(
+    make: Callable[[Path, Advance], None], staging: Staging, index: int, advance: Advance | None
+) -> None:
+    path = staging.path(index)
+    try:
+        make(path, advance or (lambda _: None))
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise target_error(path, error) from error
+    staging.finish(descriptor)
+
+
+@contextmanager
+def _closing(sources: Iterable[Source]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for source in sources:
+            source.close()
 
 
 def _check_space(plan: Plan) -> None:
@@ -200,7 +256,7 @@ class _Copier:
         file: PlannedFile,
         descriptor: int,
         with_digests: bool,
-        advance: Callable[[int], None] | None,
+        advance: Advance | None,
     ) -> None:
         self._file = file
         self._descriptor = descriptor

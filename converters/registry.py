@@ -105,6 +105,7 @@ class WriteOptions:
         config: a Keras `config.json`, or a model that holds one.
         flat: make no groups of the slashes in names.
         compress: deflate the bytes.
+        provenance: note beside each tensor where it came from and what it is for.
     """
 
     overwrite: bool = False
@@ -117,6 +118,7 @@ class WriteOptions:
     config: Path | None = None
     flat: bool = False
     compress: bool = False
+    provenance: bool = False
 
     def given(self) -> list[str]:
         """Return the names of what was chosen and is for certain formats only."""
@@ -141,6 +143,7 @@ class Format:
         plan: plans writing tensors to a path, or None where the format is only read. Touches
             no disk beyond looking at what is there.
         options: names of the `WriteOptions` that it understands, beside `overwrite`.
+        needs: those of them without which nothing can be written.
         generic: yields to every other format that claims the same location, as plain HDF5 does
             to Keras files.
         limits: what is not read or written, in a few words.
@@ -154,6 +157,7 @@ class Format:
     open: Callable[[Location, ReadOptions], TensorDict]
     plan: Callable[[TensorDict, Path, WriteOptions], Plan] | None = None
     options: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
     generic: bool = False
     limits: str = ""
     metadata: bool = False

@@ -31,6 +31,7 @@ class Staging:
         overwrite: whether files of these names may be there already.
         fsync: whether to wait until the disk has them before renaming, and after.
         folder: the folder to make for them, if it is not there; then all appear at once.
+        removed: files that are there and are gone when the new ones have appeared.
 
     Attributes:
         folder: where the files are until they are committed.
@@ -43,7 +44,13 @@ class Staging:
     folder: Path
 
     def __init__(
-        self, finals: Sequence[Path], *, overwrite: bool, fsync: bool, folder: Path | None = None
+        self,
+        finals: Sequence[Path],
+        *,
+        overwrite: bool,
+        fsync: bool,
+        folder: Path | None = None,
+        removed: Sequence[Path] = (),
     ) -> None:
         self._root = folder.resolve() if folder else None
         self._finals = [_follow(final) for final in finals]
@@ -52,6 +59,7 @@ class Staging:
             folder.resolve().name / final.relative_to(folder) if folder else Path(final.name)
             for final in finals
         ]
+        self._removed = tuple(removed)
         self._overwrite = overwrite
         self._fsync = fsync
         self._open: list[int] = []
@@ -85,15 +93,33 @@ class Staging:
         Raises:
             TargetError: no permission, or no space.
         """
-        final, path = self._finals[index], self.folder / self._names[index]
+        final = self._finals[index]
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = self.path(index)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             self._open.append(descriptor)
             _allocate(descriptor, size)
         except OSError as error:
             raise target_error(final, error) from error
         return descriptor
+
+    def path(self, index: int) -> Path:
+        """Return where the `index`th output is in the temporary folder, which is made for it."""
+        path = self.folder / self._names[index]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def finish(self, descriptor: int) -> None:
+        """Wait for the disk, if that was asked for, and close a file that is written.
+
+        Raises:
+            TargetError: the disk did not take it.
+        """
+        if self._fsync:
+            self._sync([descriptor])
+        if descriptor in self._open:
+            self._open.remove(descriptor)
+        os.close(descriptor)
 
     def commit(self) -> None:
         """Give all files their final names.
@@ -154,7 +180,7 @@ class Staging:
         """
         # A folder of its own, since an output may have any name.
         old = Path(tempfile.mkdtemp(dir=self.folder))
-        for number, final in enumerate(reversed(self._finals)):
+        for number, final in enumerate(reversed((*self._removed, *self._finals))):
             if final.exists():
                 kept = old / str(number)
                 final.rename(kept)
@@ -179,7 +205,7 @@ class Staging:
             raise UsageError("the folder does not exist", path=parent, hint=f"mkdir -p {parent}")
         if self._root and self._root.exists() and not self._root.is_dir():
             raise UsageError("is a file, not a folder", path=self._root)
-        for final in self._finals:
+        for final in (*self._finals, *self._removed):
             self._check(final)
 
     def _check(self, final: Path) -> None:

@@ -76,12 +76,19 @@ def describes(dtype: DType) -> bool:
     return dtype.native or dtype in (DType.BFLOAT16, DType.STRING)
 
 
-def file_type(dtype: DType) -> h5py.h5t.TypeID:
-    """Return the type of a dataset that holds `dtype`, which HDF5 can say; little endian."""
+def file_type(dtype: DType, *, opaque: bool = False) -> h5py.h5t.TypeID:
+    """Return the type of a dataset that holds `dtype`, little endian.
+
+    Args:
+        dtype: one that HDF5 can say.
+        opaque: as bytes of which HDF5 knows no more than how many make an element.
+    """
     import h5py
     import numpy as np
     from h5py import h5t
 
+    if opaque:
+        return h5t.py_create(np.dtype(f"V{dtype.itemsize}"), logical=True)
     if dtype is DType.STRING:
         return h5t.py_create(h5py.string_dtype(), logical=True)
     if dtype is DType.BFLOAT16:

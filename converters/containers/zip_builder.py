@@ -30,7 +30,7 @@ from .zip_archive import (
     ZIP64_EXTRA,
 )
 
-__all__ = ["NewMember", "build_directory", "build_local_header"]
+__all__ = ["PERMISSIONS", "NewMember", "build_directory", "build_local_header"]
 
 PADDING_EXTRA = 0xD935  # zipalign, ZipEntry.cpp, ALIGNMENT_HEADER_ID
 ALIGNMENT = 64

@@ -16,7 +16,8 @@ the attribute `tensorferry_name`.
 
 Attributes that are ours, all of fixed length: `tensorferry_name`; `dtype`, the true type where
 HDF5 cannot say it; `tensorferry_shape`, where the dataset is flat (packed strings and variants,
-more than 32 dimensions).
+more than 32 dimensions); for people, on request, `tensorferry_key`, `_role`, `_trainable` and
+`_owner`.
 
 Read are all datasets by path, also those of Keras files, which hold bfloat16 as opaque bytes with
 our attribute `dtype`. Not read: other attributes, strings of variable length in chunks.
@@ -35,6 +36,7 @@ from ..containers.h5_reading import read_tree
 from ..containers.h5_tensors import tensor_of
 from ..containers.h5_tree import Stored, Tree
 from ..containers.hdf5_attributes import Attribute
+from ..containers.hdf5_deflated import write_deflated
 from ..containers.hdf5_guard import MAX_DEPTH
 from ..containers.hdf5_skeleton import Member, Skeleton, build
 from ..containers.hdf5_types import Element, describes
@@ -59,8 +61,12 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NAME = "tensorferry_name"
 SHAPE = "tensorferry_shape"
 DTYPE = "dtype"
-OURS = frozenset({NAME, SHAPE, DTYPE})
-ATTRIBUTES = re.compile("|".join(OURS))
+KEY, ROLE, TRAINABLE, OWNER = (
+    "tensorferry_key", "tensorferry_role", "tensorferry_trainable", "tensorferry_owner",
+)  # fmt: skip
+READ = (NAME, SHAPE, DTYPE)
+OURS = frozenset({*READ, KEY, ROLE, TRAINABLE, OWNER})
+ATTRIBUTES = re.compile("|".join(READ))
 SELF = ".data"
 MAX_RANK = 32  # H5S_MAX_RANK
 
@@ -185,8 +191,10 @@ def _load(key: str, source: FileSource, load: Callable[[], list[bytes]]) -> list
 # Writing
 
 
-def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
-    names = assign(tensors, _paths(tensors).__getitem__, target)
+def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
+    paths = _flat_paths(tensors) if options.flat else _paths(tensors)
+    hint = "leave --flat out, or one of them with --exclude" if options.flat else None
+    names = assign(tensors, paths.__getitem__, target, hint)
     # In the order in which they will be read, so that a file written anew is the same file.
     names = dict(sorted(names.items(), key=lambda item: encode(item[1]).split(b"/")))
     notes: list[Note] = []
@@ -207,10 +215,22 @@ def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
             notes.append(Note(Kind.ENCODED, text, name))
         if stored != name:
             member = member._replace(attributes={**member.attributes, NAME: encode(name)})
+        if options.provenance:
+            member = member._replace(
+                attributes={**member.attributes, **_provenance(tensors.origin(name))}
+            )
         members.append(member)
-    skeleton = _build(members, target)
     tensors = tensors.select(names)
-    file = _file(target, skeleton, tensors, payloads)
+    if options.compress:
+        contents = [None if each.strings is not None else payloads.get(name, tensors[name])
+                    for name, each in zip(names, members, strict=True)]  # fmt: skip
+        rows = list(zip(names, members, contents, strict=True))
+        size = sum(_most_bytes(member) for member in members)
+        file = PlannedFile(
+            target, size, make=lambda path, advance: write_deflated(path, rows, advance)
+        )
+    else:
+        file = _file(target, _build(members, target), tensors, payloads)
     changed = {name: stored for name, stored in names.items() if name != stored}
     return Plan(FORMAT.name, (file,), changed, tuple(notes))
 
@@ -225,6 +245,25 @@ def _member(path: str, spec: TensorSpec) -> Member:
         extra[SHAPE] = shape
         shape = (spec.size,)
     return Member(path, dtype, shape, extra)
+
+
+def _provenance(origin: Origin) -> dict[str, Attribute]:
+    """Return what is known of where a tensor came from."""
+    known: dict[str, Attribute] = {KEY: encode(origin.key), ROLE: origin.role.value.encode("ascii")}
+    if origin.trainable is not None:
+        known[TRAINABLE] = (int(origin.trainable),)
+    if origin.owner:
+        known[OWNER] = encode(origin.owner)
+    return known
+
+
+# What libhdf5 may add to a dataset (header, chunk index), and deflate to its bytes.
+_DATASET_BYTES, _EXCESS = 8192, 1 / 512
+
+
+def _most_bytes(member: Member) -> int:
+    size = prod(member.shape) * member.dtype.itemsize + sum(map(len, member.strings or ()))
+    return _DATASET_BYTES + 2 * len(encode(member.path)) + size + int(size * _EXCESS)
 
 
 def _string_member(path: str, tensor: Tensor) -> tuple[Member, bytes | None]:
@@ -283,6 +322,11 @@ def _paths(names: Iterable[str]) -> dict[str, str]:
     return {name: f"{path}/{SELF}" if path in groups else path for name, path in paths.items()}
 
 
+def _flat_paths(names: Iterable[str]) -> dict[str, str]:
+    """Return a name without groups for each name; dots stand for slashes."""
+    return {name: _component(name.replace("/", ".")) for name in names}
+
+
 def _path(name: str) -> str:
     parts = name.split("/")
     kept = [_component(part) for part in parts[:_MAX_PARTS]]
@@ -309,6 +353,7 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
+    options=frozenset({"flat", "compress", "provenance"}),
     generic=True,
     limits="links out, virtual datasets, compound types",
 )

@@ -25,11 +25,11 @@ shapes as `(3L, 4L)`; savez stores names verbatim, `../x` too, which is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from blake3 import blake3
 
@@ -44,12 +44,17 @@ from ..containers.npy_header import (
     read_header_text,
 )
 from ..containers.zip_archive import DEFLATED, Member, MemberStream, read_members
-from ..containers.zip_builder import NewMember, build_directory, build_local_header
+from ..containers.zip_builder import (
+    PERMISSIONS,
+    NewMember,
+    build_directory,
+    build_local_header,
+)
 from ..dtypes import DType
 from ..errors import CorruptFileError, TargetError
 from ..names import assign, encode, escape
 from ..notes import Kind, Note
-from ..output import Placement, Plan, PlannedFile
+from ..output import Advance, Placement, Plan, PlannedFile
 from ..record import RECORD_BYTES, Record
 from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import Extent, FileSource, Source
@@ -267,7 +272,7 @@ class _Item(NamedTuple):
     nbytes: int = 0
 
 
-def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
+def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
     names = assign(tensors, _stored_name, target)
     record, notes = Record(), []
     items: list[_Item] = []
@@ -283,7 +288,11 @@ def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
     items.sort(key=lambda item: item.member)
     if record:
         items.append(_Item(RECORD, _build_record(record, target)))
-    file = _file(tensors, items, target)
+    if options.compress:
+        make = partial(_write_deflated, tensors, items)
+        file = PlannedFile(target, sum(_most_bytes(item) for item in items), make=make)
+    else:
+        file = _file(tensors, items, target)
     return Plan(FORMAT.name, (file,), {n: s for n, s in names.items() if n != s}, tuple(notes))
 
 
@@ -366,6 +375,42 @@ def _finish(
     yield end, build_directory(done, end)
 
 
+# What deflate, headers and directory may add to a member, and to the archive: zlib, deflateBound.
+_MEMBER_BYTES, _EXCESS = 4096, 1 / 1024
+
+
+def _most_bytes(item: _Item) -> int:
+    size = len(item.head) + item.nbytes
+    return _MEMBER_BYTES + 2 * len(encode(item.member)) + size + int(size * _EXCESS)
+
+
+def _write_deflated(
+    tensors: TensorDict, items: Iterable[_Item], path: Path, advance: Advance
+) -> None:
+    """Write the archive with its members deflated, one after the other."""
+    from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo  # only where it is asked for
+
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        for item in items:
+            info = ZipInfo(item.member)  # of the first date that zip can express
+            info.compress_type = ZIP_DEFLATED
+            info.create_system, info.external_attr = 3, PERMISSIONS
+            info.file_size = len(item.head) + item.nbytes  # tells whether zip64 is needed
+            with archive.open(info, "w") as member:
+                member.write(item.head)
+                if item.tensor is not None:
+                    _write_chunks(tensors, item.tensor, member, advance)
+
+
+def _write_chunks(tensors: TensorDict, name: str, member: IO[bytes], advance: Advance) -> None:
+    try:
+        for chunk in tensors[name].chunks():
+            member.write(chunk)
+            advance(len(chunk))
+    except CorruptFileError as error:
+        raise error.within(f"tensor `{name}`") from error
+
+
 def _stored_name(name: str) -> str:
     """Return a name that is safe to unpack, and that numpy finds under itself."""
     stored = escape(name, CONTROLS + "\\") or "%"
@@ -390,5 +435,6 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
+    options=frozenset({"compress"}),
     limits="arrays of objects, structures and dates",
 )
