@@ -4,7 +4,9 @@
      "dtypes": {"<stored name>": "bfloat16", …},          true types of carried ones
      "names": {"<stored name>": "<exact name>", …},       names the container cannot hold
      "elements": {"<stored name>": {"dtype": "string", "shape": [2],
-                                    "text": ["…", "…"]  or  "base64": ["…", "…"]}, …}}
+                                    "text": ["…", "…"]  or  "base64": ["…", "…"]}, …},
+     "tied": {"<stored name>": "<stored name>", …},       tensors that are another one once more
+     "aliases": {"<other name>": "<stored name>", …}}     what the model calls a tensor, too
 
 Written only where something needs saying. The text is ASCII; bytes of names that are not UTF-8
 are escaped surrogates (PEP 383), as in our dictionary.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -37,14 +39,37 @@ class Record:
         dtypes: true type by stored name, where the container holds its carrier.
         names: exact name by stored name, where they differ.
         elements: string and variant tensors by stored name, where the container has none.
+        tied: by the name that it would be stored as, the stored name of the tensor that it is.
+        aliases: stored name by other name, where the model has more names than the dictionary.
     """
 
     dtypes: dict[str, DType] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     elements: dict[str, Tensor] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.dtypes or self.names or self.elements)
+        return bool(self.dtypes or self.names or self.elements or self.tied or self.aliases)
+
+    def split(self, homes: Mapping[str, int], count: int) -> list[Record]:
+        """Return a record for each of `count` files.
+
+        Args:
+            homes: number of the file by stored name; what lies in none goes with the first.
+            count: number of files, at least 1.
+        """
+        files = [Record() for _ in range(count)]
+        for stored, dtype in self.dtypes.items():
+            files[homes.get(stored, 0)].dtypes[stored] = dtype
+        for stored, name in self.names.items():
+            files[homes.get(self.tied.get(stored, stored), 0)].names[stored] = name
+        for stored, kept in self.tied.items():
+            files[homes.get(kept, 0)].tied[stored] = kept
+        for alias, stored in self.aliases.items():
+            files[homes.get(self.tied.get(stored, stored), 0)].aliases[alias] = stored
+        files[0].elements = self.elements
+        return files
 
     def build(self) -> str:
         """Return the JSON text, ASCII only; reads the elements."""
@@ -55,6 +80,10 @@ class Record:
             content["names"] = self.names
         if self.elements:
             content["elements"] = {name: _pack(each) for name, each in self.elements.items()}
+        if self.tied:
+            content["tied"] = self.tied
+        if self.aliases:
+            content["aliases"] = self.aliases
         return json.dumps(content, separators=(",", ":"))
 
     @classmethod
@@ -83,13 +112,43 @@ class Record:
         """
         tensors: dict[str, Tensor] = {}
         origins: dict[str, Origin] = {}
-        for name, tensor in (*stored.items(), *self.elements.items()):
+        for name, tensor in (*stored.items(), *self.elements.items(), *self._tied(stored)):
             exact = self.names.get(name, name) if readable else name
             if exact in tensors:
                 raise CorruptFileError("two tensors have the same name", where=f"tensor `{exact}`")
             tensors[exact] = self._typed(name, tensor)
             origins[exact] = Origin(name)
         return tensors, origins
+
+    def other_names(self, origins: Mapping[str, Origin]) -> dict[str, str]:
+        """Return the aliases, each with the name that its tensor has in the dictionary.
+
+        Args:
+            origins: where the tensors came from, as `apply` returned it.
+
+        Raises:
+            CorruptFileError: an alias is of no tensor, or is the name of one.
+        """
+        if not self.aliases:
+            return {}
+        exact = {origin.key: name for name, origin in origins.items()}
+        for alias, stored in self.aliases.items():
+            if alias in origins or stored not in exact:
+                raise CorruptFileError(
+                    "the record gives a tensor another name",
+                    where=f"alias `{alias}`",
+                    expected="a new name of a tensor that is there",
+                    got=f"`{alias}` of `{stored}`",
+                )
+        return {alias: exact[stored] for alias, stored in self.aliases.items()}
+
+    def _tied(self, stored: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for name, kept in self.tied.items():
+            if kept not in stored:
+                raise CorruptFileError(
+                    f"the record ties it to `{kept}`, which is not there", where=f"tensor `{name}`"
+                )
+            yield name, self._typed(kept, stored[kept])
 
     def _typed(self, name: str, tensor: Tensor) -> Tensor:
         dtype = self.dtypes.get(name)
@@ -113,7 +172,11 @@ class Record:
         if len(set(names.values())) != len(names):
             raise ValueError("two stored names have the same exact name")
         packed = content.get("elements", {})
-        return cls(dtypes, names, {str(name): _unpack(each) for name, each in packed.items()})
+        elements = {str(name): _unpack(each) for name, each in packed.items()}
+        tied = {str(name): _text(kept) for name, kept in content.get("tied", {}).items()}
+        others = content.get("aliases", {})
+        aliases = {_text(alias): _text(stored) for alias, stored in others.items()}
+        return cls(dtypes, names, elements, tied, aliases)
 
 
 def _object(text: str | bytes) -> dict[str, Any]:

@@ -8,289 +8,396 @@ r"""safetensors: a JSON header of names, types, shapes and places, then the byte
 
 Specified by the README of huggingface/safetensors (v0.8.0) and `validate` in its `tensor.rs`. We
 order tensors as its library does (wider types first, then by name), which keeps every tensor
-aligned and gives the same bytes as `safetensors.numpy.save_file`.
+aligned and gives the same bytes as `safetensors.numpy.save_file`. Several files with an index are
+one model: `containers/safetensors_index.py`.
 
 Not read: the packed 4- and 6-bit types F4, F6_E2M3 and F6_E3M2.
 
-Strings, variants and types without a code are kept in `__metadata__["tensorferry"]`
-(`converters/record.py`); files that need none have no metadata, since loaders of transformers
-refuse metadata without a `format`.
+Strings, variants, types without a code and tied weights, which the format can store only once,
+are kept in `__metadata__["tensorferry"]` (`converters/record.py`); files that need none have no
+metadata but that of their source, since several loaders refuse metadata without a `format`, and
+what that should say we do not know.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from types import MappingProxyType
 
+from ..containers.safetensors_header import (
+    CODES,
+    MAX_HEADER_BYTES,
+    METADATA,
+    Row,
+    build_header,
+    carrier_of,
+    read_header,
+    row,
+)
+from ..containers.safetensors_index import (
+    WHOLE,
+    build_index,
+    cut,
+    find,
+    holds_model,
+    index_beside,
+    is_index,
+    leftovers,
+    others_beside,
+    read_index,
+    set_names,
+)
 from ..dtypes import DType
-from ..errors import CorruptFileError, TargetError
+from ..errors import ConvertError, CorruptFileError, TargetError, UsageError
 from ..names import assign, escape
 from ..notes import Kind, Note
 from ..output import Placement, Plan, PlannedFile
 from ..record import Record
 from ..registry import Format, Location, ReadOptions, WriteOptions
-from ..sources import Extent, FileSource
-from ..tensors import ExtentTensor, Tensor, TensorDict, TensorSpec
+from ..sources import FileSource
+from ..tensors import Origin, Tensor, TensorDict
+from ..ties import ties
 
-__all__ = ["FORMAT"]
+__all__ = ["CODES", "FORMAT", "MAX_HEADER_BYTES"]
 
-METADATA = "__metadata__"
 RECORD = "tensorferry"
-MAX_HEADER_BYTES = 100_000_000  # tensor.rs, MAX_HEADER_SIZE
-
-# Code by type, in the order in which the library lays tensors out: tensor.rs, enum Dtype,
-# backwards.
-CODES = {
-    DType.UINT64: "U64",
-    DType.INT64: "I64",
-    DType.FLOAT64: "F64",
-    DType.COMPLEX64: "C64",
-    DType.FLOAT32: "F32",
-    DType.UINT32: "U32",
-    DType.INT32: "I32",
-    DType.BFLOAT16: "BF16",
-    DType.FLOAT16: "F16",
-    DType.UINT16: "U16",
-    DType.INT16: "I16",
-    DType.FLOAT8_E5M2FNUZ: "F8_E5M2FNUZ",
-    DType.FLOAT8_E4M3FNUZ: "F8_E4M3FNUZ",
-    DType.FLOAT8_E8M0FNU: "F8_E8M0",
-    DType.FLOAT8_E4M3FN: "F8_E4M3",
-    DType.FLOAT8_E5M2: "F8_E5M2",
-    DType.INT8: "I8",
-    DType.UINT8: "U8",
-    DType.BOOL: "BOOL",
-}
-DTYPES = {code: dtype for dtype, code in CODES.items()}
-RANKS = {dtype: rank for rank, dtype in enumerate(CODES)}
+LFS_MAGIC = b"version https://git-lfs"
+SHOWN = 5  # names in a note
 
 
 # Reading
 
 
 def _sniff(location: Location) -> bool:
-    head = location.head
-    if len(head) < 10:
-        return False
-    length = int.from_bytes(head[:8], "little")
-    return 2 <= length <= MAX_HEADER_BYTES and head[8:].lstrip(b" \t\r\n").startswith(b"{")
+    return holds_model(location)
 
 
 def _open(location: Location, options: ReadOptions) -> TensorDict:
-    source = FileSource(location.path)
+    place = find(location)
+    model = _Model(readable=options.names == "readable")
     try:
-        header, start = _read_header(source)
-        metadata = _metadata(header.pop(METADATA, None))
-        record = Record.parse(metadata[RECORD]) if RECORD in metadata else Record()
-        tensors, origins = record.apply(
-            dict(_tensors(header, source, start)), readable=options.names == "readable"
-        )
-    except CorruptFileError as error:
-        source.close()
-        if error.path is None:
-            error.path = str(location.path)
-        raise error.within("header") from None
+        if not is_index(place):
+            return _open_file(place.path, model, folder=place is not location)
+        return _open_set(place.path, model, folder=place is not location)
     except BaseException:
-        source.close()
+        model.close()
         raise
-    shown = {key: value for key, value in metadata.items() if key != RECORD}
-    return TensorDict(
-        format=FORMAT.name,
-        summary=f"{FORMAT.title} file",
-        tensors=tensors,
-        origins=origins,
-        metadata=shown,
-        sources=(source,),
+
+
+def _open_file(path: Path, model: _Model, *, folder: bool) -> TensorDict:
+    model.add(path)
+    if folder:
+        model.notes += _unread(path, ())
+    index = index_beside(path)
+    if index:
+        text = f"one of the shards of `{index}`: the other tensors are not in it"
+        model.notes.append(Note(Kind.SOURCE, text))
+    return model.done(f"{FORMAT.title} file")
+
+
+def _open_set(path: Path, model: _Model, *, folder: bool) -> TensorDict:
+    index = read_index(path)
+    homes = {tensor: name for name, tensors in index.files.items() for tensor in tensors}
+    listed = len(homes)
+    for name, tensors in index.files.items():
+        missing = _missing(path.with_name(name), len(tensors))
+        if missing:
+            model.broken[name] = missing
+        else:
+            model.add(path.with_name(name), tensors, homes)
+    model.add_texts(index.texts)
+    if len(homes) > listed:
+        text = f"{_counted(len(homes) - listed)} in the shards and not in the index"
+        model.notes.append(Note(Kind.SOURCE, text))
+    if folder:
+        model.notes += _unread(path, index.files)
+    count, gone = len(index.files), len(model.broken)
+    shards = f"{count} shard{'s' if count > 1 else ''}{f', {gone} of them missing' if gone else ''}"
+    details = {"shards": count, "index": dict(index.values)}
+    return model.done(f"{FORMAT.title} `{path.name}`, {shards}", details)
+
+
+def _unread(path: Path, own: Iterable[str]) -> Iterator[Note]:
+    """Say which files of the folder that was pointed at are no part of the model."""
+    others = others_beside(path, own)
+    if others:
+        yield Note(Kind.SOURCE, f"beside `{path.name}` and not read: {_shown(others)}")
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"`{name}`" for name in names[:SHOWN]) + more
+
+
+def _missing(shard: Path, count: int) -> ConvertError | None:
+    """Return why a shard's data is not there, or None."""
+    if not shard.is_file():
+        what, hint = "shard is missing", "copy the shard here"
+    elif Location(shard).head.startswith(LFS_MAGIC):
+        what, hint = "shard is a Git LFS pointer", "fetch the shard itself: git lfs pull"
+    else:
+        return None
+    return CorruptFileError(
+        f"{what}, with {_counted(count)} in it",
+        path=shard,
+        hint=f"{hint}; --allow-missing reads the other tensors",
     )
 
 
-def _read_header(source: FileSource) -> tuple[dict[str, Any], int]:
-    """Return the header's object and the byte offset at which the data starts."""
-    if source.size < 8:
-        raise CorruptFileError("file too short", expected="at least 8 bytes", got=source.size)
-    length = int.from_bytes(source.read(0, 8), "little")
-    if length > min(MAX_HEADER_BYTES, source.size - 8):
-        limit = min(MAX_HEADER_BYTES, source.size - 8)
-        raise CorruptFileError("length", expected=f"at most {limit} bytes", got=f"{length} bytes")
-    text = source.read(8, length)
-    try:
-        header = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant
-        )
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"no JSON that is allowed here: {error}") from error
-    if not isinstance(header, dict):
-        raise CorruptFileError("JSON", expected="an object", got=type(header).__name__)
-    return header, 8 + length
+def _counted(count: int) -> str:
+    return f"{count} tensor{'s' if count > 1 else ''}"
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return content
+def _check_shard(
+    shard: Path, stored: Iterable[str], wanted: Iterable[str], homes: dict[str, str]
+) -> None:
+    """Check that a shard has the tensors it should; take those in that the index does not name.
 
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number here")
-
-
-def _metadata(value: object) -> dict[str, str]:
-    if value is None:  # absent, or null as MLX writes it
-        return {}
-    if not isinstance(value, dict) or any(not isinstance(each, str) for each in value.values()):
-        raise CorruptFileError("of text to text", where=METADATA, expected="an object")
-    return value
-
-
-def _tensors(
-    header: dict[str, Any], source: FileSource, start: int
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in the order of the header; checks that they tile the data."""
-    places = []
-    for name, value in header.items():
-        try:
-            spec, begin, end = _entry(name, value)
-        except CorruptFileError as error:
-            raise error.within(f"tensor `{name}`") from None
-        places.append((begin, end, name))
-        yield name, ExtentTensor(spec, (Extent(source, start + begin, end - begin),))
-    _check_tiles(places, source.size - start)
-
-
-def _entry(name: str, value: object) -> tuple[TensorSpec, int, int]:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CorruptFileError("name is no Unicode text") from error
-    if not isinstance(value, dict):
-        raise CorruptFileError("entry", expected="an object", got=type(value).__name__)
-    code, shape, offsets = (value.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(code, str) or code not in DTYPES:
+    Loaders read all tensors of all shards, so one that is in two has no certain values.
+    """
+    absent = set(wanted).difference(stored)
+    if absent:
         raise CorruptFileError(
-            "dtype", expected=f"one of {', '.join(DTYPES)}", got=repr(code),
-            hint="packed 4- and 6-bit types are not read",
+            "is not in the shard that the index names",
+            path=shard, where=f"tensor `{min(absent)}`", hint="copy index and shards anew",
         )  # fmt: skip
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise CorruptFileError(
-            "shape and data_offsets", expected="lists of numbers", got=f"{shape}, {offsets}"
-        )
-    spec, (begin, end) = TensorSpec(DTYPES[code], tuple(shape)), offsets
-    if not spec.addressable:
-        raise CorruptFileError("shape", expected="less than 2^63 bytes", got=shape)
-    if end - begin != spec.nbytes:
-        raise CorruptFileError(
-            f"length of {spec.dtype} {spec.shape}",
-            expected=f"{spec.nbytes} bytes",
-            got=f"{end - begin} bytes",
-        )
-    return spec, begin, end
-
-
-def _naturals(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
-
-
-def _check_tiles(places: Iterable[tuple[int, int, str]], length: int) -> None:
-    """Check that the tensors cover the data exactly: nothing hides, nothing is shared."""
-    at = 0
-    for begin, end, name in sorted(places):
-        if begin != at:
+    for name in stored:
+        if homes.setdefault(name, shard.name) != shard.name:
             raise CorruptFileError(
-                "data leaves a gap or overlaps",
+                "is in two shards",
+                path=shard,
                 where=f"tensor `{name}`",
-                expected=f"begin at byte {at}",
-                got=f"byte {begin}",
+                expected=f"only in `{homes[name]}`",
+                hint="copy index and shards anew",
             )
-        at = end
-    if at != length:
-        raise CorruptFileError(
-            "data length", expected=f"{at} bytes", got=f"{length} bytes",
-            hint="the file is cut short, or something was added to it; copy it again",
-        )  # fmt: skip
+
+
+class _Model:
+    """The tensors of one file or several, in the making."""
+
+    def __init__(self, *, readable: bool) -> None:
+        self._readable = readable
+        self._tensors: dict[str, Tensor] = {}
+        self._origins: dict[str, Origin] = {}
+        self._aliases: dict[str, str] = {}
+        self._metadata: dict[str, str] = {}
+        self._sources: list[FileSource] = []
+        self.notes: list[Note] = []
+        self.broken: dict[str, ConvertError] = {}
+
+    def close(self) -> None:
+        for source in self._sources:
+            source.close()
+
+    def add(
+        self, path: Path, wanted: Iterable[str] = (), homes: dict[str, str] | None = None
+    ) -> None:
+        """Take in what a file holds.
+
+        Args:
+            path: the file.
+            wanted: stored names that should be in it.
+            homes: name of the file by stored name, where there are several.
+        """
+        source = FileSource(path)
+        self._sources.append(source)
+        stored, metadata = read_header(source)
+        if homes is not None:
+            _check_shard(path, stored, wanted, homes)
+        text = metadata.pop(RECORD, None)
+        try:
+            self._apply(Record() if text is None else Record.parse(text), stored)
+        except CorruptFileError as error:
+            error.path = str(path)
+            raise error.within("header") from None
+        self.add_texts(metadata)
+
+    def _apply(self, record: Record, stored: Mapping[str, Tensor]) -> None:
+        tensors, origins = record.apply(stored, readable=self._readable)
+        self._aliases |= record.other_names(origins)
+        repeated = self._tensors.keys() & tensors.keys()
+        if repeated:
+            raise CorruptFileError(
+                "another shard has a tensor of this name", where=f"tensor `{min(repeated)}`"
+            )
+        self._tensors |= tensors
+        self._origins |= origins
+
+    def add_texts(self, texts: Mapping[str, str]) -> None:
+        """Take in texts about the model, which should be the same in all files."""
+        for key, text in texts.items():
+            if self._metadata.setdefault(key, text) != text:
+                what = f"the files disagree on the text `{key}`: one is kept"
+                self.notes.append(Note(Kind.METADATA_LOST, what))
+
+    def done(
+        self, summary: str, details: Mapping[str, object] = MappingProxyType({})
+    ) -> TensorDict:
+        return TensorDict(
+            format=FORMAT.name,
+            summary=summary,
+            tensors=self._tensors,
+            origins=self._origins,
+            notes=tuple(dict.fromkeys(self.notes)),
+            broken=self.broken,
+            metadata=self._metadata,
+            aliases=self._aliases,
+            details=details,
+            sources=tuple(self._sources),
+        )
 
 
 # Writing
 
 
-def _plan(tensors: TensorDict, target: Path, _options: WriteOptions) -> Plan:
-    names = assign(tensors, _stored_name, target)
+def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
+    path = target / WHOLE if options.folder else target
+    others = _other_names(tensors)
+    stored = tensors.tensors
+    if options.untie:
+        stored = {**stored, **{alias: stored[name] for alias, name in others.items()}}
+    names = assign(stored, _stored_name, path)
+    tied = {} if options.untie else ties(stored)
+    rows, record, notes = _rows(stored, names, tied, path)
+    if others and not options.untie:
+        record.aliases = {alias: names[name] for alias, name in others.items()}
+    notes += _notes(tensors, others, options)
+    shards = [rows]
+    if options.max_shard_bytes is not None:
+        shards = cut(((row, row.nbytes) for row in rows), options.max_shard_bytes)
+        notes += _oversized(rows, options.max_shard_bytes)
+    metadata = {key: text for key, text in tensors.metadata.items() if key != RECORD}
+    files = _files(path, shards, metadata, record)
+    removed = leftovers(path, [file.path for file in files])
+    if removed:
+        notes.append(_removal(removed, options))
+    return Plan(
+        FORMAT.name,
+        tuple(files),
+        {name: names[name] for name in tensors if names[name] != name},
+        tuple(note for note in notes if note.tensor is None or note.tensor in tensors),
+        folder=target if options.folder else None,
+        removed=tuple(removed),
+    )
+
+
+def _other_names(tensors: TensorDict) -> dict[str, str]:
+    """Return the aliases that are neither of a tensor that was left out nor the name of one."""
+    return {
+        alias: name
+        for alias, name in tensors.aliases.items()
+        if name in tensors and alias not in tensors
+    }
+
+
+def _rows(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str], tied: Mapping[str, str], path: Path
+) -> tuple[list[Row], Record, list[Note]]:
+    """Return the tensors that have bytes in the file, and what is to be said of all of them."""
+    rows: list[Row] = []
     record, notes = Record(), []
-    rows: list[tuple[DType, str, str]] = []
-    for (name, tensor), stored in zip(tensors.tensors.items(), names.values(), strict=True):
+    for (name, tensor), stored in zip(tensors.items(), names.values(), strict=True):
         dtype = tensor.spec.dtype
         if stored != name:
             record.names[stored] = name
             notes.append(Note(Kind.RENAMED, f"stored as `{stored}`", name))
+        if name in tied:
+            record.tied[stored] = names[tied[name]]
+            text = f"tied to `{tied[name]}`: the bytes are stored once (--untie stores both)"
+            notes.append(Note(Kind.ENCODED, text, name))
+            continue
         if dtype.variable:
             record.elements[stored] = tensor
             notes.append(Note(Kind.ENCODED, f"{dtype}s kept as text in the metadata", name))
             continue
-        carrier = _carrier(name, dtype, target)
+        carrier = _carrier(name, dtype, path)
         if carrier is not dtype:
             record.dtypes[stored] = dtype
             notes.append(Note(Kind.ENCODED, f"kept as {carrier} with a record", name))
-        rows.append((carrier, stored, name))
-    rows.sort(key=lambda row: (RANKS[row[0]], row[1]))
-    metadata = dict(tensors.metadata)
-    if metadata.pop(RECORD, None) is not None:  # it would pass for a record of ours
-        notes.append(Note(Kind.METADATA_LOST, f"the text `{RECORD}`: our own is kept there"))
-    if record:
-        metadata[RECORD] = record.build()
-    header = _header(rows, tensors, metadata)
-    if len(header) - 8 > MAX_HEADER_BYTES:
-        raise TargetError(
-            "header too long",
-            path=target,
-            expected=f"at most {MAX_HEADER_BYTES} bytes",
-            got=f"{len(header) - 8} bytes",
-            hint="leave some tensors out with --exclude",
-        )
-    placements, at = [], len(header)
-    for _, _, name in rows:
-        placements.append(Placement(name, tensors[name], at))
-        at += tensors[name].nbytes
-    file = PlannedFile(target, at, ((0, header),), tuple(placements))
-    return Plan(FORMAT.name, (file,), {n: s for n, s in names.items() if n != s}, tuple(notes))
+        rows.append(row(carrier, stored, name, tensor))
+    return rows, record, notes
 
 
 def _stored_name(name: str) -> str:
     return "%5F_metadata__" if name == METADATA else escape(name)
 
 
-def _carrier(name: str, dtype: DType, target: Path) -> DType:
+def _carrier(name: str, dtype: DType, path: Path) -> DType:
     """Return the type under which `dtype` is stored."""
-    if dtype in CODES:
-        return dtype
-    carrier = DType.named(dtype.carrier)
-    if carrier in CODES:
-        return carrier
-    raise TargetError(
-        f"safetensors has no {dtype}",
-        path=target,
-        where=f"tensor `{name}`",
-        hint=f"leave it out with --exclude {name!r}, or choose .npz or .h5",
-    )
+    carrier = carrier_of(dtype)
+    if carrier is None:
+        raise TargetError(
+            f"safetensors has no {dtype}",
+            path=path,
+            where=f"tensor `{name}`",
+            hint=f"leave it out with --exclude {name!r}, or choose .npz or .h5",
+        )
+    return carrier
 
 
-def _header(
-    rows: list[tuple[DType, str, str]], tensors: TensorDict, metadata: dict[str, str]
-) -> bytes:
-    """Return length and header, padded so that the data starts at a multiple of 8."""
-    content: dict[str, Any] = {METADATA: metadata} if metadata else {}
-    at = 0
-    for carrier, stored, name in rows:
-        spec = tensors[name].spec
-        end = at + spec.nbytes
-        content[stored] = {
-            "dtype": CODES[carrier], "shape": spec.shape, "data_offsets": (at, end)
-        }  # fmt: skip
-        at = end
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+def _notes(tensors: TensorDict, others: Mapping[str, str], options: WriteOptions) -> Iterator[Note]:
+    if RECORD in tensors.metadata:  # it would pass for a record of ours
+        yield Note(Kind.METADATA_LOST, f"the text `{RECORD}`: our own is kept there")
+    if others:
+        done = "get a copy each" if options.untie else "are recorded (--untie stores copies)"
+        yield Note(Kind.TARGET, f"{len(others)} other names of tensors {done}")
+
+
+def _oversized(rows: Iterable[Row], limit: int) -> Iterator[Note]:
+    for each in rows:
+        if each.nbytes > limit:
+            text = f"larger than a shard may be, so it has one of its own: {each.nbytes:,} bytes"
+            yield Note(Kind.TARGET, text, each.name)
+
+
+# Files
+
+
+def _files(
+    path: Path, shards: list[list[Row]], metadata: Mapping[str, str], record: Record
+) -> list[PlannedFile]:
+    """Return the shards and their index, or the one file where there is one shard."""
+    if len(shards) == 1:
+        return [_file(path, shards[0], metadata, record)]
+    homes = {row.stored: number for number, rows in enumerate(shards) for row in rows}
+    paths, index = set_names(path, len(shards))
+    parts = zip(paths, shards, record.split(homes, len(shards)), strict=True)
+    files = [_file(shard, rows, metadata, part) for shard, rows, part in parts]
+    weight_map = {stored: paths[number].name for stored, number in homes.items()}
+    text = build_index(weight_map, sum(row.nbytes for rows in shards for row in rows))
+    return [*files, PlannedFile(index, len(text), ((0, text),))]
+
+
+def _file(path: Path, rows: list[Row], metadata: Mapping[str, str], record: Record) -> PlannedFile:
+    rows.sort()
+    texts = {**metadata, RECORD: record.build()} if record else metadata
+    header = build_header(rows, texts)
+    if len(header) - 8 > MAX_HEADER_BYTES:
+        raise TargetError(
+            "header too long",
+            path=path,
+            expected=f"at most {MAX_HEADER_BYTES} bytes",
+            got=f"{len(header) - 8} bytes",
+            hint="leave some tensors out with --exclude, or split with --max-shard-size",
+        )
+    placements, at = [], len(header)
+    for each in rows:
+        placements.append(Placement(each.name, each.tensor, at))
+        at += each.nbytes
+    return PlannedFile(path, at, ((0, header),), tuple(placements))
+
+
+def _removal(removed: Sequence[Path], options: WriteOptions) -> Note:
+    """Say which files of an older set go; refuse where they may not be replaced."""
+    if not options.overwrite:
+        raise UsageError(
+            "belongs to an older model of this name, which loaders might take for the new one",
+            path=removed[0],
+            hint="replace the older one with --overwrite, or choose another name",
+        )
+    shown = _shown([each.name for each in removed])
+    return Note(Kind.TARGET, f"the older model of this name is removed: {shown}")
 
 
 FORMAT = Format(
@@ -300,6 +407,7 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
+    options=frozenset({"folder", "max_shard_bytes", "untie"}),
     metadata=True,
     limits="packed 4- and 6-bit types; complex128 is not written",
 )

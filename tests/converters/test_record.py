@@ -24,6 +24,8 @@ def test_a_record_of_nothing_is_false() -> None:
     assert Record(dtypes={"a": DType.INT4})
     assert Record(names={"a": "b"})
     assert Record(elements=dict(STORED))
+    assert Record(tied={"b": "a"})
+    assert Record(aliases={"b": "a"})
 
 
 @given(
@@ -61,12 +63,70 @@ def test_names_are_put_back_or_kept() -> None:
     assert record.apply(STORED, readable=True)[1]["exact"].key == "a"
 
 
+@given(st.dictionaries(names(), names()), st.dictionaries(names(), names()))
+def test_ties_and_aliases_round_trip(tied: dict[str, str], aliases: dict[str, str]) -> None:
+    found = Record.parse(Record(tied=tied, aliases=aliases).build())
+    assert (found.tied, found.aliases) == (tied, aliases)
+
+
+def test_tied_tensors_are_there_under_both_names() -> None:
+    record = _parse(dtypes={"a": "bfloat16"}, tied={"c": "a"}, names={"c": "exact"})
+    tensors, origins = record.apply(STORED, readable=True)
+    assert list(tensors) == ["a", "b", "exact"]
+    assert contents(tensors)["exact"] == (DType.BFLOAT16, (2,), b"\1\2\3\4")
+    assert origins["exact"].key == "c"
+    assert list(record.apply(STORED, readable=False)[0]) == ["a", "b", "c"]
+
+
+def test_aliases_are_of_names_in_the_dictionary() -> None:
+    element = {"dtype": "string", "shape": [], "text": ["x"]}
+    record = _parse(
+        names={"a": "exact"},
+        elements={"s": element},
+        tied={"c": "b"},
+        aliases={"one": "a", "two": "s", "three": "c", "\udcff": "b"},
+    )
+    others = {"two": "s", "three": "c", "\udcff": "b"}
+    assert record.other_names(record.apply(STORED, readable=True)[1]) == {"one": "exact", **others}
+    assert record.other_names(record.apply(STORED, readable=False)[1]) == {"one": "a", **others}
+
+
+@pytest.mark.parametrize("aliases", [{"one": "c"}, {"a": "b"}, {"exact": "b"}, {"one": "exact"}])
+def test_an_alias_of_nothing_or_that_is_a_tensor_is_refused(aliases: dict[str, str]) -> None:
+    record = _parse(names={"a": "exact"}, aliases=aliases)
+    origins = record.apply(STORED, readable="a" not in aliases)[1]
+    with pytest.raises(CorruptFileError, match="alias `"):
+        record.other_names(origins)
+
+
+def test_a_record_is_split_among_files() -> None:
+    whole = Record(
+        dtypes={"a": DType.INT4, "b": DType.UINT4},
+        names={"a": "A", "b": "B", "c": "C", "s": "S"},
+        elements=dict(tensors_of({"s": [b"x"]})),
+        tied={"c": "b"},
+        aliases={"one": "a", "two": "b", "three": "c", "four": "s"},
+    )
+    first, second, third = whole.split({"a": 0, "b": 1, "d": 2}, 3)
+    assert (first.dtypes, first.names) == ({"a": DType.INT4}, {"a": "A", "s": "S"})
+    assert (list(first.elements), first.aliases) == (["s"], {"one": "a", "four": "s"})
+    assert (second.dtypes, second.names) == ({"b": DType.UINT4}, {"b": "B", "c": "C"})
+    assert (second.tied, second.aliases) == ({"c": "b"}, {"two": "b", "three": "c"})
+    assert not third
+
+
 @pytest.mark.parametrize(
     "content",
     [
         {"dtypes": {"a": "int4"}},
         {"names": {"a": "b"}},
         {"elements": {"a": {"dtype": "string", "shape": [], "text": ["x"]}}},
+        {"tied": {"c": "d"}},
+        {"tied": {"c": "c"}},
+        {"tied": {"c": "b", "d": "c"}},
+        {"tied": {"a": "b"}},
+        {"tied": {"c": "a"}, "names": {"c": "b"}},
+        {"tied": {"c": "s"}, "elements": {"s": {"dtype": "string", "shape": [], "text": ["x"]}}},
     ],
 )
 def test_a_record_that_contradicts_the_file_is_refused(content: dict[str, object]) -> None:
@@ -103,6 +163,11 @@ def _element(**changes: object) -> dict[str, object]:
         {"elements": {"s": {"dtype": "string", "shape": [1]}}},
         {"elements": {"s": 7}},
         {"elements": 7},
+        {"tied": ["a"]},
+        {"tied": {"c": 1}},
+        {"tied": {"c": None}},
+        {"aliases": {"c": ["a"]}},
+        {"aliases": {"\ud800": "a"}},
     ],
 )
 def test_a_bad_record_is_refused(content: dict[str, object]) -> None:
