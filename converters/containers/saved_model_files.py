@@ -19,10 +19,25 @@ from pathlib import Path
 from ..errors import NotRecognisedError, UsageError
 from ..notes import Kind, Note
 
-__all__ = ["FoundModel", "find_model", "is_model_folder", "model_of_variables", "versions_in"]
+__all__ = [
+    "FINGERPRINT",
+    "GRAPH_FILES",
+    "VARIABLES",
+    "FoundModel",
+    "find_model",
+    "is_copied",
+    "is_model_folder",
+    "is_part",
+    "model_of_variables",
+    "variables_prefix",
+    "versions_in",
+]
 
 GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")
 VARIABLES = "variables"
+FINGERPRINT = "fingerprint.pb"
+_FILES = frozenset({*GRAPH_FILES, FINGERPRINT, "keras_metadata.pb", "tfhub_module.pb"})
+_FOLDERS = frozenset({VARIABLES, "assets", "assets.extra"})
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,27 @@ class FoundModel:
     @property
     def prefix(self) -> Path:
         """Checkpoint prefix of the variables, which need not be there."""
-        return self.folder / VARIABLES / VARIABLES
+        return variables_prefix(self.folder)
+
+
+def variables_prefix(folder: Path) -> Path:
+    """Return the checkpoint prefix of a model's variables."""
+    return folder / VARIABLES / VARIABLES
+
+
+def is_part(path: Path) -> bool:
+    """Tell whether a path inside of a folder is one that a SavedModel may have."""
+    return str(path) in _FILES or path.parts[0] in _FOLDERS
+
+
+def is_copied(path: Path) -> bool:
+    """Tell whether a path inside of a model stays the same when it gets new weights.
+
+    The fingerprint has a hash of the variables' index and a number for this very model. Nothing
+    checks it: tensorflow/python/saved_model/load.py only logs it (v2.21.0).
+    """
+    fresh = path.parent == Path(VARIABLES) and path.name.startswith(f"{VARIABLES}.")
+    return not fresh and path != Path(FINGERPRINT)
 
 
 def is_model_folder(path: Path) -> bool:

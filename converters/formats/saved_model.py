@@ -26,6 +26,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ..containers.bundle_writer import plan_bundle
 from ..containers.graph_kinds import binary_source, is_saved_model, is_saved_model_text
 from ..containers.graph_proto import (
     MetaGraph,
@@ -36,11 +37,23 @@ from ..containers.graph_proto import (
 )
 from ..containers.keras_metadata import KerasObject, describe_object, read_keras_metadata
 from ..containers.messages import Body
-from ..containers.saved_model_files import GRAPH_FILES, FoundModel, find_model, is_model_folder
+from ..containers.saved_model_files import (
+    FINGERPRINT,
+    GRAPH_FILES,
+    VARIABLES,
+    FoundModel,
+    find_model,
+    is_copied,
+    is_model_folder,
+    is_part,
+    variables_prefix,
+)
 from ..containers.tensor_bundle import Bundle, index_path
 from ..errors import ConvertError, CorruptFileError, NotRecognisedError, UsageError
 from ..graphs.constants import read_constants
+from ..graphs.keras_object_names import names_in_models
 from ..graphs.meta_graph import META_BYTES, GraphFacts, graph_facts
+from ..graphs.object_aliases import aliases
 from ..graphs.object_graph import describe
 from ..graphs.saved_object_graph import (
     SavedObjectGraph,
@@ -48,12 +61,14 @@ from ..graphs.saved_object_graph import (
     with_metrics,
     with_saved_names,
 )
+from ..graphs.templates import attach, attached
 from ..graphs.trackables import GRAPH_KEY, ObjectGraph
 from ..graphs.variable_roles import describe_variables
 from ..notes import Kind, Note
-from ..registry import Format, Location, ReadOptions
+from ..output import Plan, ReadBack
+from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import FileSource, Source
-from ..tensors import Origin, Tensor, TensorDict
+from ..tensors import Origin, Tensor, TensorDict, variant_notes, with_texts
 
 __all__ = ["FORMAT"]
 
@@ -108,6 +123,9 @@ class _Model:
         self._sources: list[Source] = []
         self._notes: list[Note] = list(found.notes)
         self._details: dict[str, object] = {}
+        self._objects: list[KerasObject] | None = None
+        self._object_graph = b""
+        self._copies: dict[str, str] = {}
 
     def open(self) -> TensorDict:
         self._sources.append(_graph_source(self._found.graph))
@@ -122,9 +140,13 @@ class _Model:
             name: broken[origin.key] for name, origin in origins.items() if origin.key in broken
         }
         tensors = {name: stored[origin.key] for name, origin in origins.items()}
+        origins = dict(with_texts(origins, tensors))
+        self._notes += variant_notes(tensors)
+        variables = dict(origins)
         for name, tensor, origin in list(self._constants(meta, tensors)):
             tensors[name], origins[name] = tensor, origin
         details = self._facts(graphs, meta, saved) | self._details
+        graph = self._object_graph
         return TensorDict(
             format=FORMAT.name,
             summary=self._summary(meta, saved),
@@ -132,6 +154,7 @@ class _Model:
             origins=origins,
             notes=tuple(self._notes),
             broken=unreadable,
+            attachments=attach(self._found.prefix, graph, variables, self._copies) if graph else {},
             details=details,
             sources=tuple(self._sources),
         )
@@ -196,10 +219,12 @@ class _Model:
             shapes = {key: bundle.tensors[key].spec.shape for key in keys}
             return describe_variables(keys, self._graph_facts(meta, keys), shapes)
         try:
-            graph = ObjectGraph.parse(b"".join(bundle.tensors[GRAPH_KEY].elements()))
+            data = b"".join(bundle.tensors[GRAPH_KEY].elements())
+            graph = ObjectGraph.parse(data)
         except CorruptFileError as error:
             self._note(f"the object graph cannot be read, so names are keys: {error.message}")
             return {key: Origin(key) for key in keys}
+        self._object_graph = data
         readable = self._options.names == "readable"
         if saved is None or not saved.fits(graph):
             if saved is not None:
@@ -207,12 +232,20 @@ class _Model:
                     "its objects are not those of its variables, which alone are used: "
                     f"{len(saved.nodes)} and {len(graph.nodes)}"
                 )
-            return describe(graph, keys, readable=readable)
+            return self._with_aliases(graph, describe(graph, keys, readable=readable))
         graph = with_saved_names(graph, saved)
         if readable:
             keys = self._fold(graph, saved, keys, bundle)
-        origins = describe(graph, keys, readable=readable, trainable=saved.trainable())
-        return with_metrics(graph, saved, origins)
+        names = names_in_models(graph, self._keras(saved))
+        trainable = saved.trainable()
+        origins = describe(graph, keys, readable=readable, trainable=trainable, names=names)
+        return self._with_aliases(graph, with_metrics(graph, saved, origins))
+
+    def _with_aliases(self, graph: ObjectGraph, origins: dict[str, Origin]) -> dict[str, Origin]:
+        found = aliases(graph, origins)
+        if found:
+            self._details["aliases"] = found
+        return origins
 
     def _graph_facts(self, meta: MetaGraph, keys: list[str]) -> GraphFacts:
         if meta.graph and meta.graph.length > META_BYTES:  # it holds weights itself
@@ -238,7 +271,7 @@ class _Model:
                 f"{count} stored twice, as Keras 3 does: `variables/…` is read, `_all_variables/…` "
                 "with the same name, type, shape and checksum is not (--names key reads both)"
             )
-            self._details["stored_twice"] = second
+            self._details["stored_twice"] = self._copies = second
         return [key for key in keys if key not in second]
 
     # Constants
@@ -297,6 +330,11 @@ class _Model:
 
     def _keras(self, saved: SavedObjectGraph | None) -> list[KerasObject]:
         """Return what Keras notes about layers: in a file beside, or in the objects themselves."""
+        if self._objects is None:
+            self._objects = self._read_keras(saved)
+        return self._objects
+
+    def _read_keras(self, saved: SavedObjectGraph | None) -> list[KerasObject]:
         path = self._found.folder / _KERAS
         if not path.is_file():
             return [
@@ -343,11 +381,89 @@ def _tensor_info(info: TensorInfo) -> dict[str, object]:
     return {"tensor": info.name, "dtype": info.dtype, "shape": shape}
 
 
+# Writing
+
+
+def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
+    from ..containers.template_files import check_apart, copied_files, replaced_files
+    from ..graphs.template_fit import MODEL, fit  # few runs need them
+
+    found = _template(target, options)
+    sources = (getattr(source, "place", source.path) for source in tensors.sources)
+    check_apart(target, found.folder, sources)
+    with _open_template(found) as template:
+        laid = fit(template, tensors, MODEL, target, options.template or found.folder)
+    bundle = plan_bundle(variables_prefix(target), laid.rows, target, options.max_shard_bytes)
+    others = copied_files(found.folder.resolve(), target, is_copied)
+    others.sort(key=lambda file: file.path == target / found.graph.name)  # it comes last
+    files = (*bundle.shards, bundle.index, *others)
+    return Plan(
+        FORMAT.name,
+        files,
+        stored_names=laid.stored_names(),
+        notes=(*laid.notes, *_left_out(found)),
+        folder=target,
+        removed=replaced_files(target, files, is_part),
+        read_back=ReadBack("tf-checkpoint", laid.keys, f"{VARIABLES}/{VARIABLES}"),
+        sources=(*laid.sources, *(extent.source for file in others for _, extent in file.copied)),
+    )
+
+
+def _template(target: Path, options: WriteOptions) -> FoundModel:
+    """Return the model whose graph, assets and signatures are taken over."""
+    if target.suffix in FORMAT.extensions:
+        raise UsageError(
+            "a SavedModel is a folder, not a file", path=target, hint="name the folder to make"
+        )
+    if options.template is None:
+        raise UsageError(
+            "weights alone make no SavedModel: graph and signatures are those of another one",
+            path=target,
+            hint="name it with --template DIR",
+        )
+    found = find_model(options.template)
+    if not index_path(found.prefix).is_file():
+        raise UsageError(
+            "has no variables that could be replaced",
+            path=options.template,
+            expected=f"`{VARIABLES}/{VARIABLES}.index`",
+            got="none",
+        )
+    return found
+
+
+def _open_template(found: FoundModel) -> TensorDict:
+    """Open a template by the first of its graphs: all of them share the variables."""
+    source = _graph_source(found.graph)
+    try:
+        graphs = meta_graphs(Body.whole(source))
+        tags = graphs[0].tags if len(graphs) > 1 else None
+    finally:
+        source.close()
+    template = _open(Location(found.graph), ReadOptions(tag_set=tags))
+    if template.details["kind"] == "TF2" and attached(template) is None:
+        template.close()
+        raise CorruptFileError("the object graph of the variables cannot be read", path=found.graph)
+    return template
+
+
+def _left_out(found: FoundModel) -> Iterator[Note]:
+    if (found.folder / FINGERPRINT).is_file():
+        text = (
+            f"`{FINGERPRINT}` is not copied: it is a hash of the template's weights and identifies "
+            "that model; TensorFlow loads models without one"
+        )
+        yield Note(Kind.TARGET, text)
+
+
 FORMAT = Format(
     name="saved-model",
     title="TensorFlow SavedModel",
     extensions=(".pb", ".pbtxt"),
     sniff=_sniff,
     open=_open,
-    limits="chunked `.cpb` files; nothing is executed",
+    plan=_plan,
+    options=frozenset({"folder", "template", "max_shard_bytes"}),
+    needs=frozenset({"template"}),
+    limits="chunked `.cpb` files; weights alone, without a template",
 )

@@ -8,9 +8,9 @@ r"""TensorFlow checkpoint V2: a tensor bundle under a prefix, name-based or obje
 Layout: `containers/tensor_bundle.py`. Specified by tensorflow/core/util/tensor_bundle and
 tensorflow/core/protobuf/tensor_bundle.proto (v2.21.0).
 
-Written are name-based files, as tf.compat.v1.train.Saver writes them; tf.train.load_checkpoint,
-Saver.restore and tf.train.Checkpoint.restore accept them. The object graph of an object-based
-source gives names and roles and is not written.
+Written are name-based files, as tf.compat.v1.train.Saver writes them, and object-based ones. An
+object graph is that of the source, which is kept while all tensors are those of it, or that of
+another model (`graphs/templates.py`), or is made of the names (`graphs/object_tree.py`).
 
 Producers and their quirks: builds with snappy compress the index; parameter servers and
 MaxShardSizePolicy slice variables; s390x writes big endian.
@@ -18,36 +18,29 @@ MaxShardSizePolicy slice variables; s390x writes big endian.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
-from ..checksums import Algorithm
-from ..containers.bundle_messages import TYPE_NUMBERS, build_entry, build_header
-from ..containers.bundle_strings import encode_strings, encode_variants
+from ..containers.bundle_writer import Row, plan_bundle
 from ..containers.checkpoint_files import build_state, find, looks_like_checkpoint
-from ..containers.sstable import build_table, mask
-from ..containers.tensor_bundle import (
-    Bundle,
-    bundle_prefix,
-    index_path,
-    is_bundle_index,
-    shard_path,
-)
-from ..dtypes import DType
-from ..errors import ConvertError, CorruptFileError, TargetError
+from ..containers.tensor_bundle import Bundle, bundle_prefix, is_bundle_index
+from ..errors import ConvertError, CorruptFileError, NotRecognisedError, TargetError, UsageError
+from ..graphs.object_aliases import aliases
 from ..graphs.object_graph import GRAPH_KEY, ObjectGraph, describe
+from ..graphs.templates import Arrangement, attach, attached, keep_graph
 from ..graphs.variable_roles import describe_names, find_meta
-from ..names import encode
 from ..notes import Kind, Note
-from ..output import Placement, Plan, PlannedFile
-from ..registry import Format, Location, ReadOptions, WriteOptions
-from ..tensors import Origin, Tensor, TensorDict, translated, with_texts
+from ..output import Plan, PlannedFile, ReadBack
+from ..registry import Format, Location, ReadOptions, WriteOptions, claims
+from ..tensors import Origin, TensorDict, variant_notes, with_texts
 
 __all__ = ["FORMAT"]
 
 
 OBJECT_BASED = "object-based"
+_WITH_GRAPHS = ("tf-checkpoint", "saved-model")  # formats whose object graphs may be taken over
 
 
 # Reading
@@ -62,11 +55,11 @@ def _sniff(location: Location) -> bool:
 def _open(location: Location, options: ReadOptions) -> TensorDict:
     found = find(location.path, step=options.step, latest=options.latest)
     bundle = Bundle.open(found.prefix, verify=options.verify)
-    origins, graph_notes = _origins(bundle, found.prefix, readable=options.names == "readable")
+    named = _named(bundle, found.prefix, readable=options.names == "readable")
     tensors = bundle.tensors
     if GRAPH_KEY in tensors:
-        tensors = {name: bundle.tensors[origin.key] for name, origin in origins.items()}
-    origins = with_texts(origins, tensors)
+        tensors = {name: bundle.tensors[origin.key] for name, origin in named.origins.items()}
+    origins = with_texts(named.origins, tensors)
     shards = bundle.header.shards
     kind = OBJECT_BASED if GRAPH_KEY in bundle.tensors else "name-based"
     return TensorDict(
@@ -75,7 +68,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         f"{shards} shard{'s' if shards > 1 else ''}",
         tensors=tensors,
         origins=origins,
-        notes=(*found.notes, *found.choice(), *bundle.notes, *graph_notes, *_variants(tensors)),
+        notes=(*found.notes, *found.choice(), *bundle.notes, *named.notes, *variant_notes(tensors)),
         broken=_broken(bundle, origins),
         details={
             "kind": kind,
@@ -83,25 +76,38 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
             "shards": shards,
             "byte_order": "big" if bundle.header.big_endian else "little",
             "other_checkpoints": [str(other) for other in found.others],
+            **({"aliases": named.aliases} if named.aliases else {}),
         },
+        attachments=attach(found.prefix, named.graph, origins) if named.graph else {},
         sources=bundle.sources,
     )
 
 
-def _origins(
-    bundle: Bundle, prefix: Path, *, readable: bool
-) -> tuple[Mapping[str, Origin], list[Note]]:
-    """Return by name where each tensor comes from, and what it is for."""
+class _Named(NamedTuple):
+    """By name where each tensor comes from and what it is for, and what else it is called.
+
+    `graph` is the object graph that says so, if there is one.
+    """
+
+    origins: Mapping[str, Origin]
+    notes: list[Note]
+    aliases: Mapping[str, list[str]] = MappingProxyType({})
+    graph: bytes = b""
+
+
+def _named(bundle: Bundle, prefix: Path, *, readable: bool) -> _Named:
     if GRAPH_KEY not in bundle.tensors:
         shapes = {key: tensor.spec.shape for key, tensor in bundle.tensors.items()}
-        return describe_names(shapes, find_meta(prefix), shapes=shapes)
+        return _Named(*describe_names(shapes, find_meta(prefix), shapes=shapes))
     keys = [key for key in bundle.tensors if key != GRAPH_KEY]
     try:
         data = b"".join(bundle.tensors[GRAPH_KEY].elements())
-        return describe(ObjectGraph.parse(data), keys, readable=readable), []
+        graph = ObjectGraph.parse(data)
     except CorruptFileError as error:
         text = f"the object graph cannot be read, so names are keys: {error.message}"
-        return {key: Origin(key) for key in keys}, [Note(Kind.SOURCE, text)]
+        return _Named({key: Origin(key) for key in keys}, [Note(Kind.SOURCE, text)])
+    origins = describe(graph, keys, readable=readable)
+    return _Named(origins, [], aliases(graph, origins), data)
 
 
 def _broken(bundle: Bundle, origins: Mapping[str, Origin]) -> dict[str, ConvertError]:
@@ -114,116 +120,104 @@ def _broken(bundle: Bundle, origins: Mapping[str, Origin]) -> dict[str, ConvertE
     }
 
 
-def _variants(tensors: Mapping[str, Tensor]) -> Iterator[Note]:
-    for name, tensor in tensors.items():
-        if tensor.spec.dtype is DType.VARIANT:
-            yield Note(Kind.SOURCE, "a variant: its bytes are kept and not interpreted", name)
-
-
 # Writing
-
-# One stored byte for each possible value of a signed type that takes the low bits only.
-_LOW_BITS = {
-    DType.INT4: bytes(byte & 0x0F for byte in range(256)),
-    DType.INT2: bytes(byte & 0x03 for byte in range(256)),
-}
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A tensor's line in the index; `crc` is masked, or None until its bytes were seen."""
-
-    name: str
-    tensor: Tensor
-    shard: int
-    offset: int
-    nbytes: int
-    crc: int | None = None
 
 
 def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
     prefix = bundle_prefix(target) or target
-    limit = options.max_shard_bytes or 1 << 63
-    rows: list[_Row] = []
-    literals: dict[str, bytes] = {}
-    shard = offset = 0
-    for name in sorted(tensors, key=lambda name: _key(name, target)):
-        tensor, crc = _stored(name, tensors[name], target), None
-        if tensor.spec.dtype.variable:
-            literals[name], crc = _encode(tensor)
-        nbytes = len(literals[name]) if name in literals else tensor.nbytes
-        if offset and offset + nbytes > limit:
-            shard, offset = shard + 1, 0
-        rows.append(_Row(name, tensor, shard, offset, nbytes, crc))
-        offset += nbytes
-    count = shard + 1
-    files = [_data_file(prefix, rows, literals, each, count) for each in range(count)]
+    laid = _arranged(tensors, target, options)
+    bundle = plan_bundle(prefix, laid.rows, target, options.max_shard_bytes)
     state, notes = _state_file(prefix, options)
-    if tensors.format == FORMAT.name and tensors.details.get("kind") == OBJECT_BASED:
-        text = "the object graph is not written; the target is name-based"
-        notes = (*notes, Note(Kind.METADATA_LOST, text))
-    index = PlannedFile(
-        index_path(prefix),
-        len(_index(rows, count, {})),
-        finish=lambda checksums: [(0, _index(rows, count, checksums))],
-    )
-    return Plan(FORMAT.name, (*files, *state, index), notes=notes)
-
-
-def _key(name: str, target: Path) -> bytes:
-    """Return the key of a name; the empty one is the header's, the graph's makes another kind."""
-    if name in ("", GRAPH_KEY):
-        raise TargetError(
-            "a TensorFlow checkpoint keeps this name for itself",
-            path=target,
-            where=f"tensor `{name}`",
-            hint=f"leave it out with --exclude {name!r}",
-        )
-    return encode(name)
-
-
-def _stored(name: str, tensor: Tensor, target: Path) -> Tensor:
-    dtype = tensor.spec.dtype
-    if dtype not in TYPE_NUMBERS:
-        raise TargetError(
-            f"a TensorFlow checkpoint has no {dtype}",
-            path=target,
-            where=f"tensor `{name}`",
-            hint=f"leave it out with --exclude {name!r}",
-        )
-    if dtype not in _LOW_BITS:
-        return tensor
-    return translated(tensor, _LOW_BITS[dtype])
-
-
-def _encode(tensor: Tensor) -> tuple[bytes, int]:
-    encode_elements = encode_variants if tensor.spec.dtype is DType.VARIANT else encode_strings
-    return encode_elements(tensor.elements())
-
-
-def _data_file(
-    prefix: Path, rows: list[_Row], literals: Mapping[str, bytes], shard: int, count: int
-) -> PlannedFile:
-    own = [row for row in rows if row.shard == shard]
-    return PlannedFile(
-        shard_path(prefix, shard, count),
-        size=own[-1].offset + own[-1].nbytes if own else 0,
-        literals=tuple((row.offset, literals[row.name]) for row in own if row.name in literals),
-        placements=tuple(
-            Placement(row.name, row.tensor, row.offset) for row in own if row.name not in literals
-        ),
-        algorithm=Algorithm.CRC32C,
+    return Plan(
+        FORMAT.name,
+        (*bundle.shards, *state, bundle.index),
+        stored_names=laid.stored_names(),
+        notes=(*laid.notes, *notes),
+        read_back=ReadBack(FORMAT.name, laid.keys),
+        sources=laid.sources,
     )
 
 
-def _index(rows: Iterable[_Row], shards: int, checksums: Mapping[str, int]) -> bytes:
-    entries = [(b"", build_header(shards))]
-    for row in rows:
-        crc = mask(checksums.get(row.name, 0)) if row.crc is None else row.crc
-        spec = row.tensor.spec
-        entry = build_entry(spec.dtype, spec.shape, row.shard, row.offset, row.nbytes, crc)
-        entries.append((encode(row.name), entry))
-    return build_table(entries)
+def _arranged(tensors: TensorDict, target: Path, options: WriteOptions) -> Arrangement:
+    """Return what goes into the bundle under which keys, with or without an object graph."""
+    if options.layout_of and options.object_based:
+        raise UsageError(
+            "--layout-of takes an object graph over, --object-based makes one",
+            path=target,
+            hint="choose one of the two",
+        )
+    if options.layout_of:
+        return _like(options.layout_of, tensors, target)
+    if options.object_based:
+        from ..graphs.object_tree import build_tree  # few runs need it
+
+        return build_tree(tensors, target)
+    kept = keep_graph(tensors)
+    if kept is None:
+        return _by_name(tensors, target)
+    return kept if tensors.format == FORMAT.name else _renamed(kept, tensors)
+
+
+def _renamed(kept: Arrangement, tensors: TensorDict) -> Arrangement:
+    """Say how many tensors a checkpoint names otherwise than its source did."""
+    graph = attached(tensors)
+    if graph is None:
+        return kept
+    origins = describe(ObjectGraph.parse(graph.data), list(kept.keys), readable=True)
+    names = {origin.key: name for name, origin in origins.items()}
+    others = sum(name != names.get(key, name) for key, name in kept.keys.items() if name)
+    if not others:
+        return kept
+    text = (
+        f"{others} tensors open under other names here, those that the object graph alone gives; "
+        "their keys are the same"
+    )
+    return kept._replace(notes=(*kept.notes, Note(Kind.TARGET, text)))
+
+
+def _like(place: Path, tensors: TensorDict, target: Path) -> Arrangement:
+    """Take object graph and keys of another checkpoint, or of a SavedModel."""
+    from ..graphs.template_fit import CHECKPOINT, fit  # few runs need it
+
+    location = Location(place)
+    found = [each for each in claims(location) if each.name in _WITH_GRAPHS]
+    if len(found) != 1:
+        raise NotRecognisedError(
+            "no object graph to take over",
+            path=place,
+            expected="a checkpoint or a SavedModel",
+            got="something else" if place.exists() else "nothing",
+        )
+    with found[0].open(location, ReadOptions()) as template:
+        if attached(template) is None:
+            raise UsageError(
+                "has no object graph: its keys are names",
+                path=place,
+                hint="leave --layout-of out; a checkpoint by name is what is written without it",
+            )
+        return fit(template, tensors, CHECKPOINT, target, place)
+
+
+def _by_name(tensors: TensorDict, target: Path) -> Arrangement:
+    ties = {alias: name for alias, name in tensors.aliases.items() if alias not in tensors}
+    names = {**{name: name for name in tensors}, **ties}
+    for name in names:
+        if name in ("", GRAPH_KEY):  # the header's key, and that of a graph
+            raise TargetError(
+                "a TensorFlow checkpoint keeps this name for itself",
+                path=target,
+                where=f"tensor `{name}`",
+                hint=f"leave it out with --exclude {name!r}",
+            )
+    notes: tuple[Note, ...] = ()
+    if tensors.details.get("kind") == OBJECT_BASED or attached(tensors):
+        text = (
+            "the object graph is not written, since not all tensors are those of it; "
+            "--object-based makes one of the names"
+        )
+        notes = (Note(Kind.METADATA_LOST, text),)
+    rows = [Row(key, name, tensors[name]) for key, name in names.items()]
+    return Arrangement(rows, {**names}, notes)
 
 
 def _state_file(
@@ -245,6 +239,5 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
-    options=frozenset({"max_shard_bytes"}),
-    limits="object-based files are read and not written",
+    options=frozenset({"max_shard_bytes", "object_based", "layout_of"}),
 )

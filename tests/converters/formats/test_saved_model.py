@@ -180,8 +180,8 @@ class TestReader(ReaderContract):
             (tmp_path / name).write_bytes(content)
         (tmp_path / "7" / "variables").mkdir(parents=True)
         folders = [tmp_path / "7", tmp_path / "7" / "variables"]
-        checkpoints = [each for each in samples.iterdir() if each.is_dir()]
-        return [samples / "README.md", *checkpoints, *folders, *(tmp_path / name for name in files)]
+        others = [each for each in samples.iterdir() if not each.name.startswith("saved_model_")]
+        return [*others, *folders, *(tmp_path / name for name in files)]
 
     def test_readable_names_and_keys_stand_for_the_same_tensors(self, sample: Path) -> None:
         """Say less than the contract: of what is stored twice, one has a name."""
@@ -460,6 +460,18 @@ def test_a_graph_full_of_weights_is_not_searched_for_roles(
     with _open(model) as tensors:
         assert tensors.origin("lin/w").trainable is True
         assert tensors.origin("lin/w").role is Role.WEIGHT
+
+
+def test_variants_and_texts_are_told_as_in_a_checkpoint(samples: Path, tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(saved_model(meta()))
+    (tmp_path / "variables").mkdir()
+    for path in (samples / "all_dtypes").iterdir():
+        target = path.name.replace("bundle", "variables")
+        (tmp_path / "variables" / target).write_bytes(path.read_bytes())
+    with _open(tmp_path) as model, open_tensors(samples / "all_dtypes") as checkpoint:
+        assert model.notes == checkpoint.notes
+        roles = [{name: each.origin(name).role for name in each} for each in (model, checkpoint)]
+    assert roles[0] == roles[1]
 
 
 def test_a_missing_shard_is_told_of_its_tensors(tmp_path: Path) -> None:
