@@ -24,12 +24,17 @@ __all__ = ["app", "run"]
 DEFAULT = "SRC DST"  # no word of a command line equals it
 
 
+# A flag may have a value or have none, and typer knows no such flags.
+_WITH_VALUE = {"--verify=full": "--verify", "--verify=sample": "--verify-sample"}
+
+
 class _Group(TyperGroup):
     """A group whose default command is the conversion."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*VERBS, "--help", "--version", DEFAULT}:
             args = [DEFAULT, *args]
+        args = [_WITH_VALUE.get(arg, arg) for arg in args]
         parsed: list[str] = super().parse_args(ctx, args)
         return parsed
 
@@ -145,6 +150,14 @@ def convert_command(
     ema: Annotated[
         Ema, typer.Option(help="Moving averages: leave out, put in their variables' place, keep.")
     ] = Ema.auto,
+    update: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Replace or add its tensors by name; repeatable."),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[GLOB=]TYPE", help="Cast to bf16, f16, f32…; repeatable."),
+    ] = None,
     step: Step = None,
     latest: Latest = False,
     tag_set: TagSet = None,
@@ -162,11 +175,35 @@ def convert_command(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read DST back and compare before it appears.")
     ] = False,
+    verify_sample: Annotated[
+        bool, typer.Option("--verify-sample", help="--verify=sample: compare some of the bytes.")
+    ] = False,
     fsync: Annotated[bool, typer.Option("--fsync", help="Wait for the disk.")] = False,
     max_shard_size: Annotated[
         int | None,
         typer.Option(parser=parse_size, metavar="SIZE", help="Split data: 5GB, 512MiB."),
     ] = None,
+    untie: Annotated[
+        bool, typer.Option("--untie", help="Store tied tensors under each of their names.")
+    ] = False,
+    object_based: Annotated[
+        bool, typer.Option("--object-based", help="Write a checkpoint with an object graph.")
+    ] = False,
+    layout_of: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Take object graph and keys of a model.")
+    ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Take graph, assets, signatures of a model."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take the Keras config of a file or model.")
+    ] = None,
+    flat: Annotated[bool, typer.Option("--flat", help="Make no groups of slashes.")] = False,
+    compress: Annotated[bool, typer.Option("--compress", help="Deflate the data.")] = False,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Note beside each tensor where it came from.")
+    ] = False,
     no_checksum: NoChecksum = False,
     jobs: Annotated[int, typer.Option(min=0, help="Threads; 0 chooses.")] = 0,
     report: Annotated[
@@ -195,16 +232,30 @@ def convert_command(
         source_format=source_format,
         target_format=target_format,
         read=read,
-        write=WriteOptions(overwrite=overwrite, max_shard_bytes=max_shard_size),
+        write=WriteOptions(
+            overwrite=overwrite,
+            max_shard_bytes=max_shard_size,
+            untie=untie,
+            object_based=object_based,
+            layout_of=layout_of,
+            template=template,
+            config=config,
+            flat=flat,
+            compress=compress,
+            provenance=provenance,
+        ),
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         by=by.value,
         weights_only=weights_only,
         ema=ema.value,
+        updates=tuple(update or ()),
+        dtypes=tuple(dtype or ()),
         allow_missing=allow_missing,
         strict=strict,
         dry_run=dry_run,
         verify=verify,
+        verify_sample=verify_sample,
         report=report,
         fsync=fsync,
         jobs=jobs,

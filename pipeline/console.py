@@ -27,6 +27,8 @@ SHOWN_NOTES = 5
 INTERRUPTED, TERMINATED, BUG = 130, 143, 70  # 128 + signal, as shells count; EX_SOFTWARE
 # A bar that is gone before one has seen it only flickers.
 BAR_FLOOR_BYTES = 64 << 20
+# What was asked for, tensor by tensor; the counts tell it, and `-v`.
+_ASKED_FOR = frozenset({Kind.EXCLUDED, Kind.CAST, Kind.UPDATED, Kind.ADDED})
 
 
 def human(nbytes: float) -> str:
@@ -53,6 +55,7 @@ class Console(Listener):
         self._verbose = verbose
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._told = 0  # number of notes that were printed on opening
 
     def say(self, text: str) -> None:
         """Print a message, unless only errors are wanted."""
@@ -66,10 +69,12 @@ class Console(Listener):
         total = sum(tensor.nbytes for tensor in tensors.values())
         self.say(f"{self._name}: {tensors.summary}: {parts or 'no tensors'}, {human(total)}")
         self.notes(tensors.notes)
+        self._told = len(tensors.notes)
 
     def notes(self, notes: Iterable[Note]) -> None:
-        """Print notes, the first few of many."""
-        notes = [note for note in notes if self._verbose or note.kind is not Kind.EXCLUDED]
+        """Print notes, losses first; the first few of many."""
+        notes = [note for note in notes if self._verbose or note.kind not in _ASKED_FOR]
+        notes.sort(key=lambda note: not note.kind.lossy)  # what is lost is shown
         shown = notes if self._verbose else notes[:SHOWN_NOTES]
         for note in shown:
             plain = note.kind in (Kind.SOURCE, Kind.TARGET)
@@ -101,8 +106,7 @@ class Console(Listener):
 
     def closing(self, report: Report) -> None:
         """Say what became of the tensors."""
-        opened = len(report.source.notes)
-        self.notes(report.notes[opened:])
+        self.notes(report.notes[self._told :])
         counts = ", ".join(f"{count} {what}" for what, count in report.counts.items() if count)
         size = human(report.plan.size)
         if report.dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,9 +18,11 @@ from ..converters.output import Plan, Written, write_plan
 from ..converters.registry import Format, ReadOptions, WriteOptions, format_for_target, format_named
 from ..converters.staging import Staging, target_error
 from ..converters.tensors import TensorDict
+from .casts import cast_notes, cast_tensors, loss_notes, parse_casts
 from .report import Report
 from .selection import By, Ema, select, select_average, select_weights
-from .verify import verify_copy
+from .update import updated
+from .verify import sample_of, source_digests, verify_copy
 
 __all__ = ["ConvertOptions", "Listener", "convert", "default_jobs"]
 
@@ -36,6 +38,7 @@ _NOT_DONE = {
     "config": "--config means nothing to",
     "flat": "--flat means nothing to",
     "compress": "--compress means nothing to",
+    "provenance": "--provenance means nothing to",
 }
 
 
@@ -61,10 +64,13 @@ class ConvertOptions:
         by: whether patterns are over names or keys.
         weights_only: leave out what is known to be no part of the model.
         ema: what to do with moving averages.
+        updates: files whose tensors replace those of the same names or are added, in this order.
+        dtypes: types to cast to: `bf16` for all floats, `embed*=f32` for those that match.
         allow_missing: leave out tensors whose data is not there instead of stopping.
-        strict: any loss is an error.
+        strict: any loss is an error; rounding by a cast that was asked for is none.
         dry_run: plan and report, write nothing.
         verify: read the output back and compare every tensor, before it gets its name.
+        verify_sample: the same of all names, dtypes and shapes, and of the bytes of some tensors.
         digests: compute the digest of every tensor.
         report: store the account of every tensor there, digests included; a file that is there
             is replaced.
@@ -81,10 +87,13 @@ class ConvertOptions:
     by: By = "name"
     weights_only: bool = False
     ema: Ema = "auto"
+    updates: tuple[str | os.PathLike[str], ...] = ()
+    dtypes: tuple[str, ...] = ()
     allow_missing: bool = False
     strict: bool = False
     dry_run: bool = False
     verify: bool = False
+    verify_sample: bool = False
     digests: bool = False
     report: Path | None = None
     fsync: bool = False
@@ -135,18 +144,23 @@ def convert(
     options, listener = options or ConvertOptions(), listener or Listener()
     path = Path(target)
     writer, options = _writer(target, options)
+    casts = parse_casts(options.dtypes)
     began = time.perf_counter()
-    with open_tensors(source, options.read, format=options.source_format) as opened:
-        listener.opened(opened)
-        kept = _without_missing(_select(opened, options), options)
-        plan = _plan(writer, kept, path, options)
-        with _report_file(plan, options) as store:
-            written = Written()
-            if not options.dry_run:
-                written = _write(plan, kept, path, options, listener)
-            seconds = time.perf_counter() - began
-            done = Report(path, opened, kept, plan, written.digests, options.dry_run, seconds)
-            store(done)
+    with open_tensors(source, options.read, format=options.source_format) as base:
+        listener.opened(base)
+        with updated(base, options.updates, options.read) as opened:
+            kept = _without_missing(_select(opened, options), options)
+            kept = cast_tensors(kept, casts, options.by)
+            plan = _plan(writer, kept, path, options)
+            _check_place(plan, Path(source))
+            with _report_file(plan, options) as store:
+                written = Written()
+                if not options.dry_run:
+                    written = _write(plan, kept, path, options, listener)
+                plan = replace(plan, notes=(*plan.notes, *loss_notes(kept)))
+                seconds = time.perf_counter() - began
+                done = Report(path, opened, kept, plan, written.digests, options.dry_run, seconds)
+                store(done)
     return done
 
 
@@ -202,13 +216,29 @@ def _plan(writer: Format, tensors: TensorDict, path: Path, options: ConvertOptio
     if tensors.metadata and not writer.metadata:
         text = f"{writer.title} does not keep the texts {', '.join(sorted(tensors.metadata))}"
         plan = replace(plan, notes=(*plan.notes, Note(Kind.METADATA_LOST, text)))
-    losses = [note for note in (*tensors.notes, *plan.notes) if note.kind.lossy]
+    _refuse_losses((*tensors.notes, *plan.notes), path, options)
+    return replace(plan, notes=(*cast_notes(tensors), *plan.notes))
+
+
+def _refuse_losses(notes: Iterable[Note], path: Path, options: ConvertOptions) -> None:
+    losses = [note for note in notes if note.kind.lossy]
     if options.strict and losses:
-        more = f", and {len(losses) - 1} more" if len(losses) > 1 else ""
-        raise LossError(
-            f"would be lost: {losses[0]}{more}", path=path, hint="leave --strict out to accept it"
+        first, more = losses[0], f", and {len(losses) - 1} more" if len(losses) > 1 else ""
+        hint = "leave --strict out to accept it"
+        if first.kind is Kind.OUT_OF_RANGE:
+            hint = f"put --dtype '{first.tensor}=keep' first, or {hint}"
+        raise LossError(f"would be lost: {first}{more}", path=path, hint=hint)
+
+
+def _check_place(plan: Plan, source: Path) -> None:
+    """Refuse to put a folder into the very folder that is read: that would be no model any more.
+
+    Files may lie beside those of a checkpoint, and a folder may be replaced by its successor.
+    """
+    if plan.folder and source.is_dir() and source.resolve() in plan.folder.resolve().parents:
+        raise UsageError(
+            "lies inside of the source", path=plan.folder, hint="choose a folder beside the source"
         )
-    return plan
 
 
 @contextmanager
@@ -239,11 +269,20 @@ def _write(
     wants_digests = options.digests or options.verify or options.report is not None
 
     def check(folder: Path, written: Written) -> None:
+        _refuse_losses(loss_notes(tensors), path, options)
         if wants_digests:
-            written.digests = _source_digests(written.digests, plan, tensors, options.threads)
-        if options.verify:
-            copy = folder / path.name
-            verify_copy(copy, plan.format, written.digests, options.threads, listener.advanced)
+            written.digests = source_digests(
+                written.digests, plan, tensors, options.threads, again=options.verify
+            )
+        expected = written.digests if options.verify else None
+        if options.verify_sample and not options.verify:
+            expected = digest_all(tensors, sample_of(tensors), options.threads)
+        if expected is not None:
+            copy = folder / _name_of_copy(plan)
+            verify_copy(
+                copy, plan.format, tensors, expected, options.threads, listener.advanced,
+                plan.read_back,
+            )  # fmt: skip
 
     listener.started(plan)
     try:
@@ -260,20 +299,6 @@ def _write(
         listener.finished()
 
 
-def _source_digests(
-    streamed: Mapping[str, str], plan: Plan, tensors: TensorDict, jobs: int
-) -> dict[str, str]:
-    """Return the digest of every source tensor.
-
-    Those whose own bytes were streamed are known; of those that were encoded on the way the
-    source is read once more.
-    """
-    verbatim = {
-        name
-        for file in plan.files
-        for name, tensor, _ in file.placements
-        if tensor is tensors[name]
-    }
-    digests = {name: value for name, value in streamed.items() if name in verbatim}
-    digests |= digest_all(tensors, (name for name in tensors if name not in verbatim), jobs)
-    return {name: digests[name] for name in tensors}
+def _name_of_copy(plan: Plan) -> str:
+    """Return what to open to read all files of a plan: the folder, or what makes the set valid."""
+    return plan.folder.resolve().name if plan.folder else plan.files[-1].path.name

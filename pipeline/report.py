@@ -8,13 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..converters.casting import CastTensor
 from ..converters.notes import Kind, Note
 from ..converters.output import Plan
-from ..converters.tensors import TensorDict
+from ..converters.tensors import Tensor, TensorDict
 
 __all__ = ["Report"]
 
-_ACTIONS = (Kind.DROPPED, Kind.EXCLUDED, Kind.CAST, Kind.ENCODED, Kind.RENAMED)
+_ACTIONS = (
+    Kind.DROPPED,
+    Kind.EXCLUDED,
+    Kind.ADDED,
+    Kind.UPDATED,
+    Kind.CAST,
+    Kind.ENCODED,
+    Kind.RENAMED,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Report:
 
     Attributes:
         target: what was written.
-        source: all tensors that were found.
+        source: all tensors that were found, those of updates in the place of the model's own.
         kept: those that were written.
         plan: where they went.
         digests: by name, where they were asked for.
@@ -46,7 +55,7 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of tensors by what became of them; the values add up to the source's."""
+        """Number of tensors by what became of them; each counts once, as what is gravest."""
         actions = self._actions()
         counts = Counter(kind.value for kind in actions.values())
         return {"written": len(self.source) - len(actions), **counts}
@@ -86,6 +95,8 @@ class Report:
                 "stored_name": None if kept is None else self.plan.stored_names.get(kept, kept),
                 "notes": texts.get(name, []),
             }
+            if kept is not None:
+                row |= _cast(self.kept[kept])
             if kept is not None and kept in self.digests:
                 row["digest"] = self.digests[kept]
             yield row
@@ -143,3 +154,11 @@ class Report:
             return {name: name for name in self.kept}
         by_key = {self.source.origin(name).key: name for name in self.source}
         return {name: by_key[self.kept.origin(name).key] for name in self.kept}
+
+
+def _cast(tensor: Tensor) -> dict[str, Any]:
+    """Return what a row says of a cast; in a dry run nobody knows what is lost."""
+    if not isinstance(tensor, CastTensor):
+        return {}
+    lost = tensor.losses._asdict() if tensor.losses else {}
+    return {"cast": {"dtype": tensor.spec.dtype.label, **lost}}

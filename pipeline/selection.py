@@ -13,7 +13,7 @@ from ..converters.names import near
 from ..converters.notes import Kind, Note
 from ..converters.tensors import Origin, Role, TensorDict
 
-__all__ = ["By", "Ema", "select", "select_average", "select_weights"]
+__all__ = ["By", "Ema", "matching", "select", "select_average", "select_weights"]
 
 By = Literal["name", "key"]
 Ema = Literal["auto", "raw", "only", "both"]
@@ -45,8 +45,8 @@ def select(
     if not include and not exclude:
         return tensors
     texts = {name: tensors.origin(name).key if by == "key" else name for name in tensors}
-    wanted = _matching(texts, include) if include else set(tensors)
-    unwanted = _matching(texts, exclude)
+    wanted = matching(texts, include) if include else set(tensors)
+    unwanted = matching(texts, exclude)
     left_out = {
         name: "excluded" if name in unwanted else "not included"
         for name in tensors
@@ -55,8 +55,17 @@ def select(
     return _without(tensors, left_out)
 
 
-def _matching(texts: Mapping[str, str], patterns: tuple[str, ...]) -> set[str]:
-    matching: set[str] = set()
+def matching(texts: Mapping[str, str], patterns: Iterable[str]) -> set[str]:
+    """Return the names whose text matches one of the patterns.
+
+    Args:
+        texts: what patterns are compared with, by name.
+        patterns: as `select` takes them.
+
+    Raises:
+        UsageError: a pattern matches nothing, or is no regular expression.
+    """
+    matched: set[str] = set()
     for pattern in patterns:
         found = {name for name, text in texts.items() if text == pattern}
         if not found:
@@ -67,8 +76,8 @@ def _matching(texts: Mapping[str, str], patterns: tuple[str, ...]) -> set[str]:
                 hint=near(pattern.removeprefix(REGEX), texts.values())
                 or "list the names with `convert inspect`",
             )
-        matching |= found
-    return matching
+        matched |= found
+    return matched
 
 
 def _found(texts: Mapping[str, str], pattern: str) -> set[str]:

@@ -19,7 +19,6 @@ from tensorferry.converters.output import Plan
 from tensorferry.converters.registry import WriteOptions
 from tensorferry.converters.tensors import TensorDict
 from tensorferry.pipeline.convert import ConvertOptions, Listener, convert
-from tensorferry.pipeline.verify import verify_copy
 
 TARGETS = ["safetensors", "npz", "h5", "ckpt"]
 
@@ -134,31 +133,6 @@ def test_names_are_keys_on_request(tmp_path: Path, samples: Path) -> None:
         assert all("/.ATTRIBUTES/" in name for name in copy)
 
 
-def test_verify_finds_a_changed_tensor(tmp_path: Path, samples: Path) -> None:
-    target = tmp_path / "out.safetensors"
-    report = convert(samples / "several_steps", target, ConvertOptions(digests=True))
-    raw = bytearray(target.read_bytes())
-    raw[-1] ^= 1
-    target.write_bytes(raw)
-    with pytest.raises(VerificationError, match=r"dense/kernel.*reads back different"):
-        verify_copy(target, "safetensors", report.digests, jobs=2)
-
-
-@pytest.mark.parametrize(
-    ("change", "text"), [({"x": "0"}, "not written"), ({}, "not in the source")]
-)
-def test_verify_finds_a_missing_or_added_tensor(
-    tmp_path: Path, samples: Path, change: dict[str, str], text: str
-) -> None:
-    target = tmp_path / "out.npz"
-    report = convert(samples / "several_steps", target, ConvertOptions(digests=True))
-    expected = {**report.digests, **change}
-    if not change:
-        expected.pop("dense/bias")
-    with pytest.raises(VerificationError, match=text):
-        verify_copy(target, "npz", expected, jobs=1)
-
-
 def test_a_failed_verification_leaves_the_old_file(
     tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +203,22 @@ def test_metadata_that_is_lost_is_said(tmp_path: Path) -> None:
         convert(tmp_path / "a.safetensors", tmp_path / "c.npz", ConvertOptions(strict=True))
 
 
-def test_an_object_graph_that_is_lost_is_said(tmp_path: Path, samples: Path) -> None:
+def test_an_object_graph_is_kept_or_its_loss_is_said(tmp_path: Path, samples: Path) -> None:
+    source, strict = samples / "tf_module_object", ConvertOptions(strict=True)
+    assert convert(source, tmp_path / "b.ckpt", strict).lossy is False
+    convert(samples / "tf1_multi_shard", tmp_path / "more.npz")
+    more = replace(strict, updates=(tmp_path / "more.npz",))
     with pytest.raises(LossError, match="object graph"):
-        convert(samples / "tf_module_object", tmp_path / "b.ckpt", ConvertOptions(strict=True))
-    assert convert(samples / "tf_module_object", tmp_path / "b.npz").lossy is False
+        convert(source, tmp_path / "c.ckpt", more)
+    assert convert(source, tmp_path / "b.npz").lossy is False
+
+
+def test_a_folder_may_not_lie_in_the_folder_that_is_read(tmp_path: Path, samples: Path) -> None:
+    shutil.copytree(samples / "tf1_multi_shard", tmp_path / "model")
+    before = sorted(tmp_path.rglob("*"))
+    options = ConvertOptions(target_format="safetensors", write=WriteOptions(folder=True))
+    with pytest.raises(UsageError, match="lies inside of the source"):
+        convert(tmp_path / "model", tmp_path / "model" / "inner", options)
+    assert sorted(tmp_path.rglob("*")) == before
+    convert(tmp_path / "model", tmp_path / "beside", options)
+    convert(tmp_path / "model", tmp_path / "model" / "file.npz")
