@@ -6,7 +6,8 @@ A generated part lies between two markers, each on a line of its own:
     <!-- end -->
 
 Nothing in the tables is typed by hand. Which formats there are is asked of the registry. What
-a format holds is found out: a tensor of every dtype is written with every writer and read back.
+a format holds is found out: a tensor of every dtype is written with every writer and read back
+(`holding.py`), and every sample is converted to every format (`matrix.py`).
 """
 
 from __future__ import annotations
@@ -17,105 +18,25 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from holding import (
+    IDENTICAL,
+    NAMES,
+    REFUSED,
+    Held,
+    dtype_held,
+    formats,
+    holds_anything,
+    names_held,
+    writable,
+)
+from matrix import ROWS, cell, columns, fate, label
 from tensorferry.converters.dtypes import DType
-from tensorferry.converters.errors import TargetError
-from tensorferry.converters.notes import Kind
-from tensorferry.converters.opening import open_tensors
-from tensorferry.converters.output import write_plan
-from tensorferry.converters.registry import Format, WriteOptions, all_formats
-from tensorferry.converters.tensors import ElementTensor, TensorDict, TensorSpec
-from tensorferry.converters.testing.contracts import Values, canonical, contents, tensors_of
+from tensorferry.converters.registry import Format
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARTS = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-REFUSED = "refused"
 YES = "yes"
-
-# Names that one container or another cannot hold as they are, by how the table shows them.
-NAMES: dict[str, tuple[str, ...]] = {
-    "`w` beside `w/Adam`": ("w", "w/Adam"),
-    "the empty name": ("",),
-    "`__metadata__`": ("__metadata__",),
-    "`_CHECKPOINTABLE_OBJECT_GRAPH`": ("_CHECKPOINTABLE_OBJECT_GRAPH",),
-    "`../x`": ("../x",),
-    "`/x`": ("/x",),
-    "`a//b`": ("a//b",),
-    "`a.npy`": ("a.npy",),
-    "the byte 0xFF, which is no UTF-8": ("\udcff",),
-}
-
-
-def formats() -> list[Format]:
-    """Return the formats of this repository; plug-ins of the machine are none of its business."""
-    return [each for each in all_formats() if ".converters.formats." in each.open.__module__]
-
-
-def writable() -> list[Format]:
-    """Return the formats that are written."""
-    return [each for each in formats() if each.plan]
-
-
-# What becomes of tensors
-
-
-def written(format: Format, values: dict[str, Values]) -> tuple[dict[str, str], list[str]]:
-    """Write tensors, read them back and compare.
-
-    Returns:
-        The names that are stored otherwise, and the notes on how types are encoded.
-
-    Raises:
-        TargetError: the format cannot hold them.
-        RuntimeError: they came back different.
-    """
-    if not format.plan:
-        raise ValueError(f"{format.name} is not written")
-    source = tensors_of(values)
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / f"out{format.extensions[0]}"
-        plan = format.plan(source, target, WriteOptions())
-        write_plan(plan)
-        with open_tensors(target, format=format.name) as copy:
-            _compare(source, copy, format)
-    encoded = [note.text for note in plan.notes if note.kind is Kind.ENCODED]
-    return dict(plan.stored_names), encoded
-
-
-def _compare(source: TensorDict, copy: TensorDict, format: Format) -> None:
-    if contents(source) != contents(copy):
-        raise RuntimeError(f"{format.name}: {list(source)} came back different")
-
-
-def dtype_cell(format: Format, dtype: DType) -> str:
-    """Return what becomes of a dtype in a format."""
-    try:
-        _, encoded = written(format, {"x": example(dtype)})
-    except TargetError:
-        return REFUSED
-    if not encoded:
-        return YES
-    text = encoded[0].removeprefix(f"{dtype}: ").removeprefix("kept ")
-    text = re.sub(r"\|S\d+", "S<n>", text)  # the width is that of the longest example
-    return re.sub(rf"\b{dtype.carrier}\b", "integers", text)
-
-
-def name_cell(format: Format, names: Iterable[str]) -> str:
-    """Return what becomes of names in a format."""
-    number = (DType.INT8, (), b"\1")
-    try:
-        stored, _ = written(format, dict.fromkeys(names, number))
-    except TargetError:
-        return REFUSED
-    return " and ".join(f"as `{other}`" for other in stored.values()) or "kept"
-
-
-def example(dtype: DType) -> Values:
-    """Return a tensor of every byte value, or of a few texts."""
-    if dtype.variable:
-        elements = [b"some", b"text"]
-        return ElementTensor(TensorSpec(dtype, (2,)), lambda: elements, 8)
-    raw = canonical(dtype, bytes(range(256)))
-    return dtype, (256 // dtype.itemsize,), raw
+MANY = 6  # refused types beyond which a list of formats names none
 
 
 # Tables
@@ -135,14 +56,20 @@ def _cell(text: str) -> str:
 def formats_table() -> str:
     """Return which formats are read and written, and what each refuses."""
     rows = [
-        (_linked(each), YES, YES if each.plan else "no", _endings(each), _refusals(each))
-        for each in formats()
+        (_linked(each), YES, _writes(each), _endings(each), _refusals(each)) for each in formats()
     ]
     return table(("format", "read", "write", "endings", "cannot hold"), rows)
 
 
 def _linked(format: Format) -> str:
     return f"[{format.title}](docs/formats/{format.name}.md)"
+
+
+def _writes(format: Format) -> str:
+    if not format.plan:
+        return "no"
+    needed = ", ".join(f"`--{each.replace('_', '-')}`" for each in sorted(format.needs))
+    return f"with {needed}" if needed else YES
 
 
 def _endings(format: Format) -> str:
@@ -152,8 +79,16 @@ def _endings(format: Format) -> str:
 def _refusals(format: Format) -> str:
     if not format.plan:
         return ""
-    refused = [f"`{each}`" for each in DType if dtype_cell(format, each) == REFUSED]
-    refused += [shown for shown, names in NAMES.items() if name_cell(format, names) == REFUSED]
+    if format.needs:
+        return "what its template does not have"
+    refused = [f"`{each}`" for each in DType if dtype_held(format, each).kind == REFUSED]
+    if len(refused) > MANY:
+        refused = [f"[{len(refused)} types](docs/formats/dtypes.md)"]
+    if not holds_anything(format):
+        return ", ".join((*refused, "what has no place in its config"))
+    refused += [
+        shown for shown, names in NAMES.items() if names_held(format, names).kind == REFUSED
+    ]
     return ", ".join(refused) or "nothing that we know of"
 
 
@@ -161,18 +96,43 @@ def dtypes_table() -> str:
     """Return what becomes of every dtype; those with the same fate share a row."""
     fates: dict[tuple[str, ...], list[str]] = {}
     for dtype in DType:
-        cells = tuple(dtype_cell(each, dtype) for each in writable())
+        cells = tuple(_type(dtype_held(each, dtype)) for each in writable())
         fates.setdefault(cells, []).append(f"`{dtype}`")
     rows = [(", ".join(dtypes), *cells) for cells, dtypes in fates.items()]
     return table(("dtype", *(each.title for each in writable())), rows)
 
 
+def _type(held: Held) -> str:
+    if held.kind == REFUSED:
+        return f"{REFUSED}: {', '.join(f'`{flag}`' for flag in held.flags)}"
+    return held.text or held.kind
+
+
 def names_table() -> str:
-    """Return what becomes of names that not every container can hold."""
-    rows = [
-        (shown, *(name_cell(each, names) for each in writable())) for shown, names in NAMES.items()
-    ]
-    return table(("name", *(each.title for each in writable())), rows)
+    """Return what becomes of odd names, where names do not follow from a config or a template."""
+    plain = [each for each in writable() if holds_anything(each)]
+    rows = [(shown, *(_name(each, names) for each in plain)) for shown, names in NAMES.items()]
+    return table(("name", *(each.title for each in plain)), rows)
+
+
+def _name(format: Format, names: tuple[str, ...]) -> str:
+    held = names_held(format, names)
+    return {IDENTICAL: "kept", REFUSED: REFUSED}.get(held.kind, held.text)
+
+
+def matrix_table() -> str:
+    """Return what becomes of every sample in every format, and below it all remarks."""
+    targets = columns()
+    remarks: dict[str, int] = {}
+    rows = []
+    for sample in ROWS:
+        cells = []
+        for target in targets:
+            with tempfile.TemporaryDirectory() as folder:
+                cells.append(cell(fate(sample, target, Path(folder)), remarks))
+        rows.append((label(sample), *cells))
+    listed = "".join(f"{number}. {text}\n" for text, number in remarks.items())
+    return f"{table(('source', *(each.shown for each in targets)), rows)}\n{listed}"
 
 
 def index_table() -> str:
@@ -192,6 +152,7 @@ PART_MAKERS: dict[str, Callable[[], str]] = {
     "formats": formats_table,
     "dtypes": dtypes_table,
     "names": names_table,
+    "matrix": matrix_table,
     "format-index": index_table,
 }
 

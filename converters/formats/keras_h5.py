@@ -22,9 +22,11 @@ weight group, and per-gate matrices; Theano's kernels are mirrored.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..containers.h5_blocks import SIGNATURE
@@ -32,22 +34,37 @@ from ..containers.h5_locator import OutsideSubset, glance
 from ..containers.h5_reading import read_tree
 from ..containers.h5_tensors import tensor_of
 from ..containers.h5_tree import Stored, Tree
+from ..containers.keras_h5_writer import LegacyModel, plan_legacy
+from ..containers.messages import MemorySource
 from ..containers.strict_json import parse_json_object
 from ..dtypes import DType
 from ..errors import ConvertError, CorruptFileError, UnsafeFileError, UsageError
 from ..graphs.keras1 import modernise, unflip
+from ..graphs.keras_given import LAYERS as LAYER_NAMES
+from ..graphs.keras_given import MODEL_CONFIG, TRAINING_CONFIG, given
 from ..graphs.keras_h5_names import (
     Entry,
     LayerFinder,
-    Slot,
     describe,
     live_name,
     model_of,
     optimizer_of,
 )
+from ..graphs.keras_h5_slots import Slot
+from ..graphs.keras_h5_targets import (
+    KERAS_H5,
+    by_config,
+    by_names,
+    fit_layers,
+    read_names,
+    split,
+    unordered,
+)
+from ..graphs.keras_layout import KERAS_3
 from ..names import decode
 from ..notes import Kind, Note
-from ..registry import Format, Location, ReadOptions
+from ..output import Plan, ReadBack
+from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import FileSource, Source
 from ..tensors import Origin, Role, Tensor, TensorDict, TensorSpec
 
@@ -133,6 +150,7 @@ def _tensors(file: _File, options: ReadOptions) -> TensorDict:
         tensors={name: tensors[origin.key] for name, origin in origins.items()},
         origins=origins,
         notes=tuple(file.notes),
+        attachments=file.attachments,
         details=file.details,
         sources=(file.source,),
     )
@@ -236,6 +254,19 @@ class _File:
         return {key: value for key, value in found.items() if value}
 
     @property
+    def attachments(self) -> dict[str, Source]:
+        """What a writer of a Keras file may take over."""
+        texts = {
+            name: found[0]
+            for name in (MODEL_CONFIG, TRAINING_CONFIG)
+            if (found := self.tree.texts("", name))
+        }
+        layers = _list(self.tree, self.group, LAYERS)
+        if layers is not None:
+            texts[LAYER_NAMES] = json.dumps(layers).encode("ascii")
+        return {name: MemorySource(self.source.path, text) for name, text in texts.items()}
+
+    @property
     def _major(self) -> int:
         number = (self.version or self._text("", "keras_version") or "2").partition(".")[0]
         return int(number) if number.isdecimal() and len(number) < 4 else 2
@@ -283,7 +314,9 @@ class _File:
             yield Entry(key, layer, live_name(name), self.tensors[key])
 
     def _find(self, group: str, name: str) -> str:
-        key = _join(group, *(part for part in name.split("/") if part not in ("", ".")))
+        # Keras 2 on Theano calls slots `/m_0`, which HDF5 takes for a path from the root.
+        above = "" if name.startswith("/") else group
+        key = _join(above, *(part for part in name.split("/") if part not in ("", ".")))
         if key not in self.tensors:
             raise CorruptFileError(
                 f"`{name}` is listed in `/{group}`", expected=f"a dataset `{key}`", got="none"
@@ -362,11 +395,68 @@ def _join(*parts: str) -> str:
     return "/".join(filter(None, parts))
 
 
+# Writing
+
+
+def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
+    config = given(tensors, options.config)
+    weights, beside, dropped = split(tensors, config)
+    notes: list[Note] = []
+    if config is None or config.model is None:
+        if options.config:
+            raise UsageError("no Keras config of a model in it (--config)", path=options.config)
+        _check_named(weights, target)
+        model = by_names(tensors.select((*weights, *beside)), beside)
+        notes += _order_notes(tensors, model)
+    else:
+        layout, fitting = fit_layers(weights, config, target)
+        model = by_config(tensors, beside, config, layout, fitting, target)
+        dropped += fitting.dropped
+    if model.optimizer and TRAINING_CONFIG not in model.texts:
+        text = "Keras reads an optimizer's variables only with a `training_config`; they are kept"
+        notes.append(Note(Kind.TARGET, text))
+    notes += [Note(Kind.DROPPED, "no variable of the model", name) for name in dropped]
+    file, keys = plan_legacy(model, target)
+    once = set(weights) - set(keys.values()) - set(dropped)
+    text = "another layer's variable, which this format keeps with that layer alone"
+    notes += [Note(Kind.TARGET, text, name) for name in weights if name in once]
+    names = read_names(model, keys, config)
+    return Plan(FORMAT.name, (file,), names, tuple(notes), read_back=ReadBack(FORMAT.name, keys))
+
+
+def _order_notes(tensors: TensorDict, model: LegacyModel) -> Iterator[Note]:
+    if tensors.format == KERAS_H5:
+        return
+    text = "the order of layers is the source's: where the model's is another, load with by_name"
+    yield Note(Kind.TARGET, text)
+    inside = unordered(model)
+    if inside:
+        text = (
+            f"the order inside of {', '.join(f'`{name}`' for name in inside)} is the source's, and"
+            " Keras reads by position: --config with the model's config gives that of the model"
+        )
+        yield Note(Kind.TARGET, text)
+
+
+def _check_named(tensors: TensorDict, target: Path) -> None:
+    """Refuse keys of Keras 3 for names: their first part is no layer."""
+    if tensors.format == KERAS_3:
+        for name in tensors:
+            if name == tensors.origin(name).key:
+                raise UsageError(
+                    "no layer is known of it, and this format keeps variables by layer",
+                    path=target, where=f"tensor `{name}`",
+                    hint="name the model's config with --config",
+                )  # fmt: skip
+
+
 FORMAT = Format(
     name="keras-h5",
     title="Keras .h5",
     extensions=(),
     sniff=_sniff,
     open=_open,
+    plan=_plan,
+    options=frozenset({"config"}),
     limits="CuDNN gates in the layout of today; texts of variable length in chunks",
 )

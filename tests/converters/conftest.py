@@ -1,8 +1,10 @@
-"""What several formats' tests share: V1 checkpoints made byte by byte."""
+"""What several formats' tests share: V1 checkpoints and SavedModels made byte by byte."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,14 @@ from tensorferry.converters.containers.bundle_messages import TYPE_NUMBERS, Rang
 from tensorferry.converters.containers.sstable import FOOTER_BYTES, MAGIC, build_table, mask
 from tensorferry.converters.containers.wire import message, varint
 from tensorferry.converters.dtypes import DType
+from tensorferry.converters.formats.tf_checkpoint import FORMAT
+from tensorferry.converters.graphs.object_graph_writer import build_graph
+from tensorferry.converters.graphs.templates import attach
+from tensorferry.converters.graphs.trackables import VALUE, Attribute, Node, ObjectGraph
+from tensorferry.converters.output import write_plan
+from tensorferry.converters.registry import WriteOptions
+from tensorferry.converters.tensors import Origin
+from tensorferry.converters.testing.contracts import tensors_of
 
 
 class V1Tensor(NamedTuple):
@@ -116,3 +126,50 @@ def v1_table() -> Callable[..., bytes]:
         return _table([entries[start:stop] for start, stop in cuts], packed=packed)
 
     return make
+
+
+# What Keras 3's `export` writes: every weight twice, under names that begin with the model's
+
+
+def _exported_nodes() -> list[Node]:
+    lists = ["variables", "_all_variables"]
+    keys = [f"{each}/{number}/.ATTRIBUTES/{VALUE}" for each in lists for number in range(2)]
+    names = ["net/d/kernel", "net/d/bias"] * 2
+    variables = [Attribute(VALUE, *each) for each in zip(names, keys, strict=True)]
+    return [
+        Node(children=[(1, lists[0]), (2, lists[1])]),
+        Node(children=[(3, "0"), (4, "1")]),
+        Node(children=[(5, "0"), (6, "1")]),
+        *(Node(attributes=[each]) for each in variables),
+    ]
+
+
+def _exported(folder: Path) -> Path:
+    nodes = _exported_nodes()
+    attributes = [each for node in nodes for each in node.attributes]
+    values = [np.arange(6, dtype="<f4").reshape(2, 3), np.ones(3, "<f4")] * 2
+    origins = {each.key: Origin(each.key) for each in attributes}
+    graph = attach(folder, build_graph(ObjectGraph(tuple(nodes))), origins)
+    stored = tensors_of(dict(zip(origins, values, strict=True)))
+    tensors = replace(stored, origins=origins, attachments=graph)
+    (folder / "variables").mkdir(parents=True)
+    assert FORMAT.plan
+    write_plan(FORMAT.plan(tensors, folder / "variables" / "variables", WriteOptions()))
+    (folder / "variables" / "checkpoint").unlink()
+    objects = [message(*((1, message((1, n))) for n, _ in node.children)) for node in nodes[:3]]
+    objects += [
+        message((7, message((1, 1), (3, 1), (6, each.full_name.encode())))) for each in attributes
+    ]
+    saved = message(*((1, each) for each in objects))
+    meta = message((1, message((4, b"serve"))), (7, saved))
+    (folder / "saved_model.pb").write_bytes(message((1, 1), (2, meta)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported_model() -> Callable[[Path], Path]:
+    """Return the function that makes a SavedModel in a folder, as Keras 3 exports them.
+
+    It has `net/d/kernel`, 2 by 3, and `net/d/bias`, each of them twice.
+    """
+    return _exported

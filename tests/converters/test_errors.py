@@ -91,7 +91,7 @@ def test_messages_of_errors_are_printable() -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_only_lost_things_are_losses(kind: Kind) -> None:
-    assert kind.lossy == (kind in (Kind.DROPPED, Kind.CAST, Kind.METADATA_LOST))
+    assert kind.lossy == (kind in (Kind.DROPPED, Kind.OUT_OF_RANGE, Kind.METADATA_LOST))
 
 
 def test_notes_name_their_tensor() -> None:

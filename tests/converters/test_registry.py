@@ -76,7 +76,7 @@ def test_an_unknown_ending_lists_the_known_ones(name: str) -> None:
 def test_what_was_written_is_recognised(tmp_path: Path) -> None:
     tensors = tensors_of({"a": np.arange(3, dtype=np.float32)})
     for each in all_formats():
-        if each.plan is None:
+        if each.plan is None or each.needs or "config" in each.options:
             continue
         folder = tmp_path / each.name
         folder.mkdir()

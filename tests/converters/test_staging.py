@@ -377,3 +377,46 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(OLD)
     with pytest.raises(UsageError, match="is a file, not a folder"):
         _stage_folder(tmp_path / "model", "index", overwrite=True)
+
+
+# Older files that have to go
+
+
+def test_older_files_go_when_the_new_ones_appear(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(OLD)
+    with Staging([tmp_path / "a"], overwrite=True, fsync=False, removed=[tmp_path / "old"]) as new:
+        _fill(new, b"one")
+        assert (tmp_path / "old").read_bytes() == OLD
+        new.commit()
+    assert listing(tmp_path) == {"a": b"one"}
+
+
+def test_older_files_are_set_aside_before_new_ones_appear_and_the_index_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("shard", "index", "a"):
+        (tmp_path / name).write_bytes(OLD)
+    removed = [tmp_path / "shard", tmp_path / "index"]
+    with Staging([tmp_path / "a"], overwrite=True, fsync=False, removed=removed) as new:
+        _fill(new, b"one")
+        renames = _failing_renames(monkeypatch, lambda _old, _new: False)
+        new.commit()
+    assert [old for old, _ in renames] == ["a", "index", "shard", "a"]
+
+
+def test_older_files_are_put_back_where_a_rename_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old").write_bytes(OLD)
+    with Staging([tmp_path / "a"], overwrite=True, fsync=False, removed=[tmp_path / "old"]) as new:
+        _fill(new, b"one")
+        _failing_renames(monkeypatch, lambda _old, final: final == tmp_path / "a")
+        with pytest.raises(TargetError):
+            new.commit()
+    assert listing(tmp_path) == {"old": OLD}
+
+
+def test_older_files_stay_unless_they_may_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(OLD)
+    with pytest.raises(UsageError, match="old: exists already"):
+        Staging([tmp_path / "a"], overwrite=False, fsync=False, removed=[tmp_path / "old"])

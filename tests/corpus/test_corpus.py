@@ -31,7 +31,10 @@ CHECKPOINTS = [
     "v2-serving-half-plus-two",
     "v2-tf2onnx-regression",
 ]
-WRITERS = [each for each in all_formats() if each.plan]
+# Those whose names come from the tensors alone.
+WRITERS = [
+    each for each in all_formats() if each.plan and not each.options & {"config", "template"}
+]
 
 Digests = dict[str, tuple[str, tuple[int, ...], str]]
 
@@ -101,7 +104,8 @@ def test_a_checkpoint_is_converted(corpus: Path, tmp_path: Path, name: str, endi
         write_plan(planned)
         names = set(tensors)
     assert planned.size == sum(path.stat().st_size for path in tmp_path.iterdir())
-    with open_tensors(target) as found:
+    kept = planned.read_back is not None  # the keys, that is
+    with open_tensors(target, ReadOptions(names="key" if kept else "readable")) as found:
         assert set(found) == names
         assert _digests(found) == _oracle(corpus, name)
 

@@ -22,6 +22,7 @@ from tensorferry.converters.formats.keras_v3 import FORMAT
 from tensorferry.converters.registry import Location, ReadOptions
 from tensorferry.converters.tensors import Evidence, Role, TensorDict
 from tensorferry.converters.testing.contracts import ReaderContract, contents
+from tensorferry.pipeline.convert import ConvertOptions, convert
 
 Values = dict[str, np.ndarray]
 KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -405,6 +406,44 @@ def test_bombs_in_json_are_refused(tmp_path: Path, bomb: str) -> None:
     members = {"config.json": BOMBS[bomb], "model.weights.h5": small_weights()}
     with pytest.raises(CorruptFileError, match=r"m\.keras: member `config\.json`"):
         read(archive(tmp_path / "m.keras", members))
+
+
+def _large_model(path: Path) -> Path:
+    """Make an archive whose weights are too many to be checked when the first is read."""
+    values = {f"layers/dense_{n}/vars/0": np.full((512, 512), n, np.float32) for n in range(4)}
+    return archive(path, {"config.json": sequential(), "model.weights.h5": weights_file(values)})
+
+
+def test_the_checksum_of_the_weights_is_compared_when_all_were_read(tmp_path: Path) -> None:
+    path = _large_model(tmp_path / "m.keras")
+    data = path.read_bytes()
+    at = data.index(np.full(9, 2, np.float32).tobytes())
+    path.write_bytes(data[: at + 3] + b"\x41" + data[at + 4 :])
+    target = tmp_path / "m.safetensors"
+    with pytest.raises(CorruptFileError, match=r"model\.weights\.h5`: crc32 of the contents"):
+        convert(path, target)
+    assert not target.exists()
+    convert(path, target, ConvertOptions(read=ReadOptions(verify=False)))
+    with read(path) as tensors:
+        assert tensors["layers/dense_0/vars/0"].read().max() == 0
+
+
+@pytest.mark.parametrize("member", ["config.json", "metadata.json"])
+@pytest.mark.parametrize("unzipped", [False, True])
+def test_without_names_a_damaged_config_is_not_needed(
+    tmp_path: Path, member: str, unzipped: bool
+) -> None:
+    members = {"model.weights.h5": small_weights(), member: b'{"units": Infinity}'}
+    path = archive(tmp_path / "m.keras", members)
+    if unzipped:
+        with zipfile.ZipFile(path) as file:
+            file.extractall(tmp_path / "m")
+        path = tmp_path / "m"
+    with pytest.raises(CorruptFileError, match="Infinity is no number") as caught:
+        read(path)
+    assert caught.value.hint == "--names key reads the weights without it"
+    keys = {"layers/dense/vars/0": KERNEL, "layers/dense/vars/1": BIAS}
+    assert_same(arrays(path, names="key"), keys)
 
 
 @pytest.mark.parametrize(
