@@ -15,17 +15,26 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from truth import BOOKKEEPING, expected
+from bundles import (
+    LIST_OF,
+    Entries,
+    Slice,
+    entries_of,
+    restore_truth_like,
+    save_v2,
+    truth_tensor,
+    verify,
+    write_truth,
+)
+from truth import expected
 
 v1 = tf.compat.v1
 
-Entries = dict[str, tuple[tf.DType, tuple[int, ...]]]
-Slice = tuple[str, str, np.ndarray]  # key, SaveV2's shape_and_slice, values
 Producer = Callable[[], None]
 
 _PRODUCERS: dict[str, Producer] = {}
@@ -36,67 +45,6 @@ def _producer(make: Producer) -> Producer:
     return make
 
 
-# ---- The truth: assigning it and checking it ----------------------------------------------------
-
-
-def _truth_tensor(key: str, dtype: tf.DType, shape: tuple[int, ...]) -> tf.Tensor:
-    value = expected(key, dtype.name, shape)
-    if dtype.is_quantized:
-        return tf.bitcast(value, dtype)
-    return tf.constant(value, dtype=dtype)
-
-
-def _save_v2(prefix: str, tensors: dict[str, tf.Tensor], slices: Sequence[Slice] = ()) -> None:
-    rows = [(key, "", tensor) for key, tensor in tensors.items()]
-    names, specs, values = zip(*rows, *slices, strict=True)
-    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=specs, tensors=values)
-
-
-def _entries(prefix: str) -> Entries:
-    reader = tf.train.load_checkpoint(prefix)
-    shapes = reader.get_variable_to_shape_map()
-    dtypes = reader.get_variable_to_dtype_map()
-    return {key: (dtypes[key], tuple(shapes[key])) for key in sorted(shapes)}
-
-
-def _write_truth(prefix: str, entries: Entries) -> None:
-    _save_v2(prefix, {key: _truth_tensor(key, *entry) for key, entry in entries.items()})
-
-
-def _restore_truth_like(save: Callable[[str], object], restore: Callable[[str], object]) -> None:
-    """Give an object-based model the truth; `save` and `restore` take the prefix of a bundle."""
-    with tempfile.TemporaryDirectory() as scratch:
-        draft, prefix = f"{scratch}/draft", f"{scratch}/truth"
-        save(draft)
-        reader = tf.train.load_checkpoint(draft)
-        tensors = {
-            key: tf.constant(reader.get_tensor(key))
-            if key in BOOKKEEPING
-            else _truth_tensor(key, *entry)
-            for key, entry in _entries(draft).items()
-        }
-        _save_v2(prefix, tensors)
-        restore(prefix)
-
-
-def _verify(prefix: str) -> int:
-    """Compare every tensor of the bundle with the truth, and count those that follow the rule."""
-    entries = {key: entry for key, entry in _entries(prefix).items() if key not in BOOKKEEPING}
-    for key, (dtype, shape) in entries.items():
-        rule = _LIST_OF if dtype == tf.variant else (dtype.name, shape)
-        found, truth = _read(prefix, key, dtype), expected(key, *rule)
-        np.testing.assert_array_equal(found, truth, err_msg=key, strict=True)
-    return len(entries)
-
-
-def _read(prefix: str, key: str, dtype: tf.DType) -> np.ndarray:
-    if dtype == tf.variant:
-        return _stacked_list(prefix, key)
-    found = tf.train.load_checkpoint(prefix).get_tensor(key)
-    # A scalar string comes as bytes, which numpy would make an `S` array.
-    return np.asarray(found, dtype=object if dtype == tf.string else None)
-
-
 # ---- TF1 graphs and the v1 Saver ----------------------------------------------------------------
 
 
@@ -105,7 +53,7 @@ def _save_v1(graph: tf.Graph, saver: v1.train.Saver, steps: tuple[int, ...], cpu
     config = v1.ConfigProto(device_count={"CPU": cpus})
     session = v1.Session(graph=graph, config=config)
     with tempfile.TemporaryDirectory() as scratch:
-        _write_truth(f"{scratch}/truth", _v1_entries(graph))
+        write_truth(f"{scratch}/truth", _v1_entries(graph))
         with graph.as_default():  # outside of a graph the Saver looks for eager variables
             saver.restore(session, f"{scratch}/truth")
             for step in steps:
@@ -246,8 +194,8 @@ def several_steps() -> None:
 
 
 def _verify_v1(path: str) -> int:
-    """Do what `_verify` does for a V1 checkpoint, of which the reader refuses cut variables."""
-    entries = _entries(path)
+    """Do what `verify` does for a V1 checkpoint, of which the reader refuses cut variables."""
+    entries = entries_of(path)
     for key, (dtype, shape) in entries.items():
         (found,) = tf.raw_ops.RestoreV2(
             prefix=path, tensor_names=[key], shape_and_slices=[""], dtypes=[dtype]
@@ -302,7 +250,7 @@ def tf_module_object() -> None:
     """Save a nested tf.Module with escapes, aliases, a hash table and ambiguous full names."""
     module = _Nested()
     checkpoint = tf.train.Checkpoint(module=module)
-    _restore_truth_like(checkpoint.write, checkpoint.read)
+    restore_truth_like(checkpoint.write, checkpoint.read)
     module.order_table()
     checkpoint.save("ckpt")
 
@@ -316,7 +264,7 @@ def max_shard_slices() -> None:
     policy = tf.train.experimental.MaxShardSizePolicy(max_shard_size=1500)
     options = tf.train.CheckpointOptions(experimental_sharding_callback=policy)
     checkpoint = tf.train.Checkpoint(root=root)
-    _restore_truth_like(checkpoint.write, checkpoint.read)
+    restore_truth_like(checkpoint.write, checkpoint.read)
     checkpoint.save("ckpt", options=options)
 
 
@@ -337,7 +285,7 @@ def tf_keras_object() -> None:
     # The first step makes the slots; there is no public call that only makes them.
     optimizer.apply_gradients((tf.zeros_like(v), v) for v in model.trainable_variables)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
-    _restore_truth_like(checkpoint.write, checkpoint.read)
+    restore_truth_like(checkpoint.write, checkpoint.read)
     checkpoint.save("ckpt")
 
 
@@ -353,7 +301,7 @@ def tf_keras_weights() -> None:
     model = tf_keras.Model(inputs, tf_keras.layers.Dense(3, name="head")(x))
     model.compile(tf_keras.optimizers.Adam(), "mse")
     model.optimizer.build(model.trainable_variables)
-    _restore_truth_like(model.save_weights, model.load_weights)
+    restore_truth_like(model.save_weights, model.load_weights)
     model.save_weights("weights")
 
 
@@ -369,7 +317,7 @@ def keras3_object() -> None:
     model.compile(keras.optimizers.Adam(), "mse")
     model.optimizer.build(model.trainable_variables)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-    _restore_truth_like(checkpoint.write, checkpoint.read)
+    restore_truth_like(checkpoint.write, checkpoint.read)
     checkpoint.save("ckpt")
 
 
@@ -377,7 +325,6 @@ def keras3_object() -> None:
 
 # Numbers of DataType in tensorflow/core/framework/types.proto.
 _RESOURCE, _VARIANT, _LAST_DTYPE = 20, 21, 33
-_LIST_OF = ("float32", (3, 2))
 _ODD_NAMES = ("größe/重み", "a name: with spaces:0", "/leading/and//double", "new\nline", "_")
 
 
@@ -391,9 +338,9 @@ def all_dtypes() -> None:
         entries[f"scalar/{dtype.name}"] = (dtype, ())
         entries[f"empty/{dtype.name}"] = (dtype, (0, 3))
     entries |= dict.fromkeys(_ODD_NAMES, (tf.float32, (3,)))
-    tensors = {key: _truth_tensor(key, *entry) for key, entry in entries.items()}
+    tensors = {key: truth_tensor(key, *entry) for key, entry in entries.items()}
     tensors["variant/tensor_list"] = _tensor_list("variant/tensor_list")
-    _save_v2("bundle", tensors, _whole_axis_slices("sliced/whole_axis"))
+    save_v2("bundle", tensors, _whole_axis_slices("sliced/whole_axis"))
 
 
 def _whole_axis_slices(key: str) -> list[Slice]:
@@ -403,18 +350,8 @@ def _whole_axis_slices(key: str) -> list[Slice]:
 
 
 def _tensor_list(key: str) -> tf.Tensor:
-    rows = expected(key, *_LIST_OF)
+    rows = expected(key, *LIST_OF)
     return tf.raw_ops.TensorListFromTensor(tensor=rows, element_shape=rows.shape[1:])
-
-
-def _stacked_list(prefix: str, key: str) -> np.ndarray:
-    (handle,) = tf.raw_ops.RestoreV2(
-        prefix=prefix, tensor_names=[key], shape_and_slices=[""], dtypes=[tf.variant]
-    )
-    dtype, shape = _LIST_OF
-    return tf.raw_ops.TensorListStack(
-        input_handle=handle, element_shape=shape[1:], element_dtype=tf.as_dtype(dtype)
-    ).numpy()
 
 
 # ---- One model per run --------------------------------------------------------------------------
@@ -423,7 +360,7 @@ def _stacked_list(prefix: str, key: str) -> np.ndarray:
 def main(name: str) -> None:
     """Make the model `name` in the current folder and check it."""
     _PRODUCERS[name]()
-    counts = {_verify(str(path.with_suffix(""))) for path in Path().glob("*.index")}
+    counts = {verify(str(path.with_suffix(""))) for path in Path().glob("*.index")}
     counts |= {_verify_v1(str(path)) for path in Path().glob("model.ckpt-?") if path.is_file()}
     (tensors,) = counts  # the steps of one model hold the same keys
     print(tensors)

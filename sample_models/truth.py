@@ -1,7 +1,9 @@
 """What every sample tensor holds: element k of a tensor is a fixed function of (name, k).
 
-`name` is the checkpoint key, exactly as `tf.train.load_checkpoint` lists it. Tests compute the
-truth from this rule, so no arrays are stored beside the samples. Needs numpy and ml_dtypes only.
+`name` is what the file calls it: of a checkpoint the key, exactly as `tf.train.load_checkpoint`
+lists it, of an HDF5 file the path of the dataset, of a graph the name of the node. Tests compute
+the truth from this rule, so no arrays are stored beside the samples. Needs numpy and ml_dtypes
+only.
 
     seed = crc32(name in UTF-8)
     x_k  = (seed + k * 2654435761) mod 2**32
@@ -50,7 +52,7 @@ def expected(name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """Compute what the sample tensor `name` holds.
 
     Args:
-        name: Checkpoint key.
+        name: What the file calls it.
         dtype: Name as numpy prints it (`float32`, `bfloat16`, `int4`), or a quantised one
             (`qint8`), or `string`.
         shape: Full shape, also for a tensor that is stored in slices.
