@@ -1,6 +1,6 @@
 """Time whole conversions against `cp`, `import numpy` and what people do today: `make bench`.
 
-Checkpoints are made in a temporary folder. Ours runs from a wheel that is built and installed for
+Models are made in a temporary folder. Ours runs from a wheel that is built and installed for
 the occasion; the scripts of today (`today/*.py`) run with the interpreter of this process. How is
 timed: `measure.py`. Which bars: `contestants.py`. Page cache warm, Linux only.
 """
@@ -19,17 +19,19 @@ from contestants import Bench
 from installed import install, program_of, versions
 from measure import run_group
 
-SMALL_KINDS = ("1MB", "100k")
+SMALL_KINDS = ("1MB", "100k", "h5-5k")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="keep the checkpoints here, for next time")
+    parser.add_argument("--folder", type=Path, help="keep the models here, for next time")
     parser.add_argument("--python", type=Path, help="an interpreter that has tensorferry already")
-    parser.add_argument("--only", choices=KINDS, action="append", help="only this checkpoint")
+    parser.add_argument("--only", choices=KINDS, action="append", help="only this model")
     parser.add_argument("--rounds", type=int, help="instead of 9 (5 for 100MB, 100k)")
     parser.add_argument("--no-tensorflow", action="store_true", help="leave out today's scripts")
-    parser.add_argument("--small", action="store_true", help="1MB and 100k, 2 rounds, no scripts")
+    parser.add_argument(
+        "--small", action="store_true", help="1MB, 100k, h5-5k; 2 rounds, no scripts"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="store every measurement")
     parser.add_argument("--record", action="store_true", help="store the table in benches/runs/")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a bar is missed")
@@ -61,7 +63,7 @@ def _run(arguments: argparse.Namespace, folder: Path) -> int:
         text = json.dumps(report.raw(groups, software), indent=1)
         arguments.json.write_text(text + "\n", encoding="utf-8")
     if arguments.record:
-        report.record(table, software)
+        report.record(table, software, "-".join(arguments.only or ()))
     return int(arguments.strict and report.is_short(groups))
 
 

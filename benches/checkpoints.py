@@ -1,8 +1,8 @@
-"""Make the checkpoints that are measured: `python checkpoints.py FOLDER KIND…`.
+"""Make the models that are measured: `python checkpoints.py FOLDER KIND…`.
 
-All are name-based, in one shard, of float32 random numbers, written by Tensorferry itself. Run as a
-process of its own, so that the one that measures stays small. The same kind always has the same
-bytes.
+All are of float32 random numbers. Checkpoints are name-based, in one shard, written by Tensorferry
+itself; Keras files are written by `keras_files.py`. Run as a process of its own, so that the one
+that measures stays small. The same kind always has the same bytes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,29 @@ BERTS = {
     "1.3GB": (30_522, 512, 1024, 24),
 }
 TINY = "100k"
-KINDS = (*BERTS, TINY)
 TINY_COUNT = 100_000
+# Kind: file, dense layers of two tensors each, and their width.
+LEGACY, ARCHIVE, MANY = "h5-440MB", "keras-440MB", "h5-5k"
+KERAS = {
+    LEGACY: ("model.h5", 100, 1048),
+    ARCHIVE: ("model.keras", 100, 1048),
+    MANY: ("model.h5", 2500, 152),
+}
+KINDS = (*BERTS, TINY, *KERAS)
 
 Shape = tuple[int, ...]
 
 
-def prefix_of(folder: Path, kind: str) -> Path:
-    """Return the checkpoint prefix of a kind."""
-    return folder / kind / PREFIX
+def source_of(folder: Path, kind: str) -> Path:
+    """Return what is given to `convert`: the prefix of a checkpoint, or a file."""
+    return folder / kind / (KERAS[kind][0] if kind in KERAS else PREFIX)
 
 
-def files_of(folder: Path, kind: str) -> tuple[Path, Path]:
-    """Return index and data file of a kind."""
-    prefix = prefix_of(folder, kind)
+def files_of(folder: Path, kind: str) -> tuple[Path, ...]:
+    """Return the files of a kind: index and data file of a checkpoint, or the one."""
+    prefix = source_of(folder, kind)
+    if kind in KERAS:
+        return (prefix,)
     return (
         prefix.with_name(f"{PREFIX}.index"),
         prefix.with_name(f"{PREFIX}.data-00000-of-00001"),
@@ -49,7 +58,7 @@ def ensure(folder: Path, kinds: tuple[str, ...]) -> None:
 
 
 def shapes_of(kind: str) -> dict[str, Shape]:
-    """Return the shapes by tensor name."""
+    """Return the shapes of a checkpoint by tensor name."""
     return dict(_tiny() if kind == TINY else _bert(*BERTS[kind]))
 
 
@@ -93,7 +102,19 @@ def _tiny() -> Iterator[tuple[str, Shape]]:
                 yield f"{scope}/{leaf}{slot}", () if scalar else (4,)
 
 
-def _make(folder: Path, kind: str) -> None:
+def _make_keras(folder: Path, kind: str) -> None:
+    import keras_files
+
+    path = source_of(folder, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Complete or not there: whoever is interrupted here starts anew.
+    part = path.with_name(f"{path.name}.part")
+    write = keras_files.write_archive if kind == ARCHIVE else keras_files.write_legacy
+    write(part, *KERAS[kind][1:])
+    part.rename(path)
+
+
+def _make_checkpoint(folder: Path, kind: str) -> None:
     import numpy as np
     from tensorferry.converters.dtypes import DType
     from tensorferry.converters.output import write_plan
@@ -118,7 +139,7 @@ def _make(folder: Path, kind: str) -> None:
                 yield memoryview(values).cast("B")
                 left -= length
 
-    prefix = prefix_of(folder, kind)
+    prefix = source_of(folder, kind)
     prefix.parent.mkdir(parents=True)
     tensors = {name: Random(shape) for name, shape in shapes_of(kind).items()}
     plan = format_named("tf-checkpoint").plan
@@ -130,4 +151,5 @@ def _make(folder: Path, kind: str) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[2:]:
-        _make(Path(sys.argv[1]), each)
+        make = _make_keras if each in KERAS else _make_checkpoint
+        make(Path(sys.argv[1]), each)

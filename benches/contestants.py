@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from checkpoints import TINY, files_of, prefix_of
+from checkpoints import ARCHIVE, LEGACY, MANY, TINY, files_of, source_of
 from measure import Bar, Contestant, Group
 
 TODAY = Path(__file__).with_name("today")
@@ -15,8 +16,11 @@ TENSORFLOW_ROUNDS = 2
 MEGABYTE = 1_000_000
 
 COPY, NOISE, NUMPY = "cp", "cp again (noise)", "python -c 'import numpy'"
+BARE = "python -c pass"
 OURS, THEIRS = "convert to {}", "TensorFlow script to {}"
+KERAS_SCRIPT = "keras_to_safetensors.py"
 MEMORY = Bar("memory", 64 * MEGABYTE)
+KERAS_MEMORY = Bar("memory", 100 * MEGABYTE)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Bench:
     """What all groups need to know.
 
     Attributes:
-        folder: where the checkpoints lie.
+        folder: where the models lie.
         python: the interpreter that has Tensorferry.
         program: its console script.
         rounds: how many rounds instead of each group's own number.
@@ -56,8 +60,15 @@ class Bench:
     tensorflow: bool = True
 
     def group(self, kind: str) -> Group:
-        """Return the contestants that run on a kind of checkpoint."""
-        makers = {"1MB": self._small, "1.3GB": self._large, TINY: self._tiny}
+        """Return the contestants that run on a kind of model."""
+        makers = {
+            "1MB": self._small,
+            "1.3GB": self._large,
+            TINY: self._tiny,
+            LEGACY: partial(self._keras, LEGACY),
+            ARCHIVE: partial(self._keras, ARCHIVE),
+            MANY: self._many,
+        }
         rounds = {"100MB": 5, TINY: 5}
         contestants = tuple(makers[kind]() if kind in makers else self._middle(kind))
         files = files_of(self.folder, kind)
@@ -69,7 +80,7 @@ class Bench:
         python = str(self.python)
         return [
             Contestant(NUMPY, (python, "-c", "import numpy")),
-            Contestant("python -c pass", (python, "-c", "pass")),
+            Contestant(BARE, (python, "-c", "pass")),
             self._cp(kind),
             *(self._ours(kind, target, bar) for target in TARGETS),
             *self._theirs(kind, TARGETS[:1]),
@@ -91,17 +102,37 @@ class Bench:
             self._cp(kind, NOISE),
             self._ours(kind, first, first.bar, MEMORY, *([faster] if self.tensorflow else [])),
             *(self._ours(kind, target, target.bar, MEMORY) for target in others),
-            self._run("convert --verify to safetensors", prefix_of(self.folder, kind),
+            self._run("convert --verify to safetensors", source_of(self.folder, kind),
                       "{out}/out.safetensors", "--verify", bars=(MEMORY,)),
             *self._theirs(kind, TARGETS),
         ]  # fmt: skip
 
     def _tiny(self) -> list[Contestant]:
-        prefix = prefix_of(self.folder, TINY)
+        prefix = source_of(self.folder, TINY)
         return [
             self._cp(TINY),
             self._run("inspect --json", "inspect", prefix, "--json", bars=(Bar("seconds", 0.8),)),
             self._ours(TINY, TARGETS[0], Bar("seconds", 2.0)),
+        ]
+
+    def _keras(self, kind: str) -> list[Contestant]:
+        target = TARGETS[0]
+        bar = Bar("ratio", 1.4, COPY)
+        return [
+            self._cp(kind),
+            self._cp(kind, NOISE),
+            self._ours(kind, target, bar, KERAS_MEMORY),
+            *self._theirs(kind, (replace(target, script=KERAS_SCRIPT),), "Keras script to {}"),
+        ]
+
+    def _many(self) -> list[Contestant]:
+        file = source_of(self.folder, MANY)
+        return [
+            self._cp(MANY),
+            # How fast the machine is at the time, since the bar is in seconds.
+            Contestant(BARE, (str(self.python), "-c", "pass")),
+            self._run("inspect --json", "inspect", file, "--json", bars=(Bar("seconds", 0.4),)),
+            self._ours(MANY, TARGETS[0]),
         ]
 
     def _cp(self, kind: str, name: str = COPY) -> Contestant:
@@ -109,20 +140,22 @@ class Bench:
         return Contestant(name, (shutil.which("cp") or "/bin/cp", *files, "{out}"))
 
     def _ours(self, kind: str, target: Target, *bars: Bar) -> Contestant:
-        prefix = prefix_of(self.folder, kind)
-        return self._run(OURS.format(target.title), prefix, f"{{out}}/{target.name}", bars=bars)
+        source = source_of(self.folder, kind)
+        return self._run(OURS.format(target.title), source, f"{{out}}/{target.name}", bars=bars)
 
     def _run(self, name: str, *words: str | Path, bars: tuple[Bar, ...]) -> Contestant:
         return Contestant(name, (str(self.program), *map(str, words)), bars=bars)
 
-    def _theirs(self, kind: str, targets: tuple[Target, ...]) -> list[Contestant]:
+    def _theirs(
+        self, kind: str, targets: tuple[Target, ...], name: str = THEIRS
+    ) -> list[Contestant]:
         if not self.tensorflow:
             return []
-        prefix = str(prefix_of(self.folder, kind))
+        source = str(source_of(self.folder, kind))
         return [
             Contestant(
-                THEIRS.format(target.title),
-                (sys.executable, str(TODAY / target.script), prefix, f"{{out}}/{target.name}"),
+                name.format(target.title),
+                (sys.executable, str(TODAY / target.script), source, f"{{out}}/{target.name}"),
                 rounds=TENSORFLOW_ROUNDS,
             )
             for target in targets

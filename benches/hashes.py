@@ -22,7 +22,7 @@ from statistics import median
 
 import report
 from blake3 import blake3
-from checkpoints import ensure, files_of, prefix_of
+from checkpoints import ensure, files_of, source_of
 from contestants import COPY, Bench
 from fastcrc import crc32
 from installed import install, program_of, versions
@@ -88,7 +88,7 @@ def conversion_table(folder: Path, python: Path, rounds: int) -> str:
     """Return the cost of digests within a conversion, against `cp`."""
     ensure(folder, (KIND,))
     program = program_of(python)
-    convert = (str(program), str(prefix_of(folder, KIND)), "{out}/out.safetensors", "--quiet")
+    convert = (str(program), str(source_of(folder, KIND)), "{out}/out.safetensors", "--quiet")
     copy = Bench(folder, python, program).group(KIND).contestants[0]
     contestants = (
         copy,

@@ -60,6 +60,7 @@ def versions(python: Path) -> dict[str, str]:
     found = dict(line.rsplit(" ", 1) for line in printed.splitlines())
     wanted = (
         "Python", "tensorferry", "numpy", "h5py", "fastcrc", "blake3", "safetensors", "tensorflow",
+        "keras",
     )  # fmt: skip
     return {name: found[name] for name in wanted if name in found}
 

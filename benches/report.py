@@ -22,7 +22,7 @@ Groups = list[tuple[Group, list[Result]]]
 def table(groups: Groups) -> str:
     """Return one Markdown table of all groups."""
     lines = [
-        "| checkpoint | task | wall time, median | ratio to reference, median (min-max) "
+        "| model | task | wall time, median | ratio to reference, median (min-max) "
         "| ratio of the fastest runs | peak RSS | bar | |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -152,7 +152,7 @@ def record(text: str, software: dict[str, dict[str, str]], name: str = "") -> Pa
     Args:
         text: Markdown.
         software: versions by name, of each environment that took part.
-        name: put after the date, where it is not the main bench.
+        name: put after the date, where it is not the whole main bench.
     """
     RUNS.mkdir(exist_ok=True)
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
