@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,7 @@ class Bench:
 
     def group(self, kind: str) -> Group:
         """Return the contestants that run on a kind of model."""
-        makers = {
+        makers: dict[str, Callable[[], list[Contestant]]] = {
             "1MB": self._small,
             "1.3GB": self._large,
             TINY: self._tiny,
