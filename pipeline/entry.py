@@ -1,8 +1,8 @@
-"""The console script. `convert SRC DST` alone is run at once; everything else is parsed.
+"""The console script. `convert SRC DST` alone is run at once, and so is `inspect SRC --json`.
 
-Importing the parser takes longer than converting a small model, and two plain words need none
-(docs/adr/0011). Imports stand in functions so that nothing is loaded before it is known to be
-needed.
+Everything else is parsed. Importing the parser takes longer than converting a small model, and
+plain words need none (docs/adr/0011). Imports stand in functions so that nothing is loaded before
+it is known to be needed.
 """
 
 from __future__ import annotations
@@ -39,18 +39,36 @@ def script() -> NoReturn:
 def main() -> int:
     """Run the command line; return the exit code."""
     words = sys.argv[1:]
-    if not _is_plain(words):
-        from .cli import run
+    if any(name.endswith("_COMPLETE") for name in os.environ):
+        return _parsed()
+    if len(words) == 2 and words[0] not in VERBS and _are_names(words):
+        return _convert(*words)
+    if len(words) == 3 and (words[0], words[2]) == ("inspect", "--json") and _are_names(words[:2]):
+        return _inspect(words[1])
+    return _parsed()
 
-        return run()
+
+def _are_names(words: list[str]) -> bool:
+    return not any(word.startswith("-") for word in words)
+
+
+def _parsed() -> int:
+    from .cli import run
+
+    return run()
+
+
+def _convert(source: str, target: str) -> int:
     from .commands import run_convert
     from .console import guarded
     from .convert import ConvertOptions
 
-    return guarded(lambda: run_convert(words[0], words[1], ConvertOptions()))
+    return guarded(lambda: run_convert(source, target, ConvertOptions()))
 
 
-def _is_plain(words: list[str]) -> bool:
-    if len(words) != 2 or words[0] in VERBS or any(word.startswith("-") for word in words):
-        return False
-    return not any(name.endswith("_COMPLETE") for name in os.environ)
+def _inspect(source: str) -> int:
+    from ..converters.registry import ReadOptions
+    from .commands import run_inspect
+    from .console import guarded
+
+    return guarded(lambda: run_inspect(source, (), ReadOptions(), as_json=True))
