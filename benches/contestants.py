@@ -21,7 +21,7 @@ BARE = "python -c pass"
 OURS, THEIRS = "convert to {}", "TensorFlow script to {}"
 KERAS_SCRIPT = "keras_to_safetensors.py"
 MEMORY = Bar("memory", 64 * MEGABYTE)
-KERAS_MEMORY = Bar("memory", 100 * MEGABYTE)
+MORE_MEMORY = Bar("memory", 100 * MEGABYTE)
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,30 @@ TARGETS = (
     Target("npz", "out.npz", "to_npz.py", Bar("ratio", 1.8, COPY)),
     Target("HDF5", "out.h5", "to_hdf5.py", Bar("ratio", 1.8, COPY)),
 )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A conversion with flags: what to call it, where to, the flags, and its bar over cp."""
+
+    title: str
+    name: str
+    flags: tuple[str, ...]
+    bars: tuple[Bar, ...] = ()
+
+
+CHOSEN = (
+    Chosen("safetensors --verify", "out.safetensors", ("--verify",)),
+    Chosen("safetensors --verify=sample", "out.safetensors", ("--verify=sample",)),
+    Chosen("safetensors, 300 MB shards", "out.safetensors", ("--max-shard-size", "300MB"),
+           (Bar("ratio", 1.2, COPY),)),
+    Chosen("safetensors as bf16", "out.safetensors", ("--dtype", "bf16"),
+           (Bar("ratio", 1.3, COPY),)),
+    Chosen("safetensors as f16", "out.safetensors", ("--dtype", "f16"), (Bar("ratio", 3, COPY),)),
+    Chosen("TF checkpoint, object-based", "out.ckpt", ("--object-based",),
+           (Bar("ratio", 1.3, COPY),)),
+)  # fmt: skip
+KERAS_WEIGHTS = Chosen(".weights.h5", "out.weights.h5", (), (Bar("ratio", 2, COPY),))
 
 
 @dataclass(frozen=True)
@@ -103,8 +127,7 @@ class Bench:
             self._cp(kind, NOISE),
             self._ours(kind, first, first.bar, MEMORY, *([faster] if self.tensorflow else [])),
             *(self._ours(kind, target, target.bar, MEMORY) for target in others),
-            self._run("convert --verify to safetensors", source_of(self.folder, kind),
-                      "{out}/out.safetensors", "--verify", bars=(MEMORY,)),
+            *(self._chosen(kind, each) for each in CHOSEN),
             *self._theirs(kind, TARGETS),
         ]  # fmt: skip
 
@@ -122,7 +145,8 @@ class Bench:
         return [
             self._cp(kind),
             self._cp(kind, NOISE),
-            self._ours(kind, target, bar, KERAS_MEMORY),
+            self._ours(kind, target, bar, MORE_MEMORY),
+            *([self._chosen(kind, KERAS_WEIGHTS)] if kind == ARCHIVE else []),
             *self._theirs(kind, (replace(target, script=KERAS_SCRIPT),), "Keras script to {}"),
         ]
 
@@ -143,6 +167,11 @@ class Bench:
     def _ours(self, kind: str, target: Target, *bars: Bar) -> Contestant:
         source = source_of(self.folder, kind)
         return self._run(OURS.format(target.title), source, f"{{out}}/{target.name}", bars=bars)
+
+    def _chosen(self, kind: str, chosen: Chosen) -> Contestant:
+        source, target = source_of(self.folder, kind), f"{{out}}/{chosen.name}"
+        name = OURS.format(chosen.title)
+        return self._run(name, source, target, *chosen.flags, bars=(*chosen.bars, MORE_MEMORY))
 
     def _run(self, name: str, *words: str | Path, bars: tuple[Bar, ...]) -> Contestant:
         return Contestant(name, (str(self.program), *map(str, words)), bars=bars)
