@@ -37,7 +37,7 @@ __all__ = [
 # Measured (docs/adr/0005): 128 KiB to 4 MiB are alike, 16 MiB is slower.
 PIECE_BYTES = 1 << 20
 # At a time: larger writes made the kernel take large pages that had to be cleared first, and
-# two threads wait for one another's; 1 MiB took up to 3 times as long (docs/adr/0005).
+# two threads wait for one another's; 1 MiB took twice as long (docs/adr/0005).
 WRITE_BYTES = 64 << 10
 # Below this a second thread costs more than it saves.
 THREAD_FLOOR_BYTES = 16 << 20

@@ -80,17 +80,25 @@ def read_header(blocks: Blocks, address: int) -> list[Message]:
     messages: list[Message] = []
     for place in places:  # which grows on the way
         data = blocks.take(*place)
-        for each in _split_1(data, messages):
+        for each in _split(_MESSAGE_1, 8, data, messages):
             _go_on(places, each)
     return messages
 
 
-def _split_1(data: bytes, messages: list[Message]) -> list[bytes]:
-    """Append the messages of a block; return those that say where the header goes on."""
+def _split(form: Struct, head: int, data: bytes, messages: list[Message]) -> list[bytes]:
+    """Append the messages of a block; return those that say where the header goes on.
+
+    Args:
+        form: type, size and flags of a message.
+        head: bytes before those of the message itself; more than `form` where they are numbered.
+        data: the block.
+        messages: those of the blocks before.
+    """
     at, size, further = 0, len(data), []
-    while at + 8 <= size:
-        kind, length, flags = _MESSAGE_1.unpack_from(data, at)
-        at += 8
+    unpack = form.unpack_from
+    while at + head <= size:
+        kind, length, flags = unpack(data, at)
+        at += head
         end = at + length
         if end > size:
             raise _overlong(kind, size - at, length)
@@ -113,34 +121,17 @@ def _read_2(blocks: Blocks, address: int, head: bytes) -> list[Message]:
     size = int.from_bytes(blocks.take(address + at, width), "little")
     places = [(address, at + width + size + 4)]
     start = at + width
+    head_bytes = 6 if flags & 4 else 4
     messages: list[Message] = []
     for place in places:
         data = blocks.take(*place)
         if start == 4 and data[:4] != b"OCHK":
             raise CorruptFileError("no part of an object header", expected=b"OCHK", got=data[:4])
         blocks.check(data[:-4], int.from_bytes(data[-4:], "little"), "an object header")
-        for each in _split_2(data[start:-4], 6 if flags & 4 else 4, messages):
+        for each in _split(_MESSAGE_2, head_bytes, data[start:-4], messages):
             _go_on(places, each)
         start = 4
     return messages
-
-
-def _split_2(data: bytes, head: int, messages: list[Message]) -> list[bytes]:
-    at, size, further = 0, len(data), []
-    while at + head <= size:
-        kind, length, flags = _MESSAGE_2.unpack_from(data, at)
-        at += head
-        end = at + length
-        if end > size:
-            raise _overlong(kind, size - at, length)
-        if kind == CONTINUATION:
-            further.append(data[at:end])
-        elif kind not in IGNORED:
-            if flags & SHARED:
-                raise _shared(kind)
-            messages.append((kind, data[at:end]))
-        at = end
-    return further
 
 
 def _go_on(places: list[tuple[int, int]], data: bytes) -> None:

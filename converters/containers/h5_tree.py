@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import NamedTuple, TypeAlias
 
+from ..dtypes import DType
 from ..errors import CorruptFileError
+from ..names import decode
 from .hdf5_types import Element
 
-__all__ = ["OTHER", "Stored", "Tree", "Value", "pieces", "split_texts"]
+__all__ = ["OTHER", "Stored", "Tree", "Value", "opaque_type", "pieces", "split_texts"]
 
 # Texts, integers, or the word for all else.
 Value: TypeAlias = list[bytes] | tuple[int, ...] | str
@@ -72,6 +74,11 @@ class Tree(ABC):
             return []
         raise CorruptFileError(f"`/{path}`: attribute `{name}`", expected="text", got=value)
 
+    def text(self, path: str, name: str) -> str | None:
+        """Return the first text of an attribute; None where there is none; raises as `texts`."""
+        found = self.texts(path, name)
+        return decode(found[0]) if found else None
+
     def number(self, path: str, name: str) -> int | None:
         """Return the integer of an attribute; None where there is no such attribute.
 
@@ -84,6 +91,25 @@ class Tree(ABC):
         if isinstance(value, tuple) and len(value) == 1:
             return value[0]
         raise CorruptFileError(f"`/{path}`: attribute `{name}`", expected="an integer", got=value)
+
+
+def opaque_type(tree: Tree, path: str, width: int) -> DType:
+    """Return the type of a dataset of opaque bytes in a file of Keras.
+
+    An attribute `dtype` says it since Keras 3.1; before, and in tf_keras, two bytes are bfloat16.
+
+    Raises:
+        CorruptFileError: no type of ours takes so many bytes.
+    """
+    label = tree.text(path, "dtype")
+    named = DType.BFLOAT16 if label is None else DType.named(label)
+    if named is None or named.native or named.itemsize != width:
+        raise CorruptFileError(
+            "a type that is not read: opaque",
+            expected=f"bfloat16, or an attribute `dtype` of a type of {width} bytes",
+            got=f"{width} bytes" if label is None else repr(label),
+        )
+    return named
 
 
 def pieces(data: bytes, width: int) -> list[bytes]:

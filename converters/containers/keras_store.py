@@ -9,8 +9,7 @@ import re
 from typing import NamedTuple
 
 from ..dtypes import DType
-from ..errors import ConvertError, CorruptFileError
-from ..names import decode
+from ..errors import ConvertError
 from ..notes import Kind, Note
 from ..sources import Source
 from ..tensors import Tensor, TensorSpec
@@ -18,7 +17,7 @@ from .h5_blocks import SIGNATURE
 from .h5_locator import Glance, OutsideSubset, glance
 from .h5_reading import read_tree
 from .h5_tensors import tensor_of
-from .h5_tree import Stored, Tree
+from .h5_tree import Stored, Tree, opaque_type
 
 __all__ = ["SIGNATURE", "Store", "is_keras_3", "read_store"]
 
@@ -62,7 +61,7 @@ def read_store(source: Source, *, verify: bool = True) -> Store:
             raise error.within(f"dataset `{path}`") from None
     for path in tree.groups:
         if path == VARS or path.endswith(f"/{VARS}"):
-            store.labels[path] = _text(tree, path, "name")
+            store.labels[path] = tree.text(path, "name")
     return store
 
 
@@ -72,26 +71,8 @@ def _add(store: Store, tree: Tree, path: str, stored: Stored, source: Source) ->
         kind = Kind.DROPPED if stored.shape is not None else Kind.SOURCE
         store.notes.append(Note(kind, f"dataset `{path}` holds {what}: left out"))
         return
-    dtype = stored.element.dtype or _opaque(tree, path, stored.element.width)
+    dtype = stored.element.dtype or opaque_type(tree, path, stored.element.width)
     store.tensors[path] = tensor_of(path, stored, TensorSpec(dtype, stored.shape), source)
-
-
-def _opaque(tree: Tree, path: str, width: int) -> DType:
-    """Return the type of opaque bytes; Keras and tf_keras hold bfloat16 as two of them."""
-    label = _text(tree, path, "dtype")
-    named = DType.BFLOAT16 if label is None else DType.named(label)
-    if named is None or named.native or named.itemsize != width:
-        raise CorruptFileError(
-            "a type that is not read: opaque",
-            expected=f"bfloat16, or an attribute `dtype` of a type of {width} bytes",
-            got=f"{width} bytes" if label is None else repr(label),
-        )
-    return named
-
-
-def _text(tree: Tree, path: str, name: str) -> str | None:
-    found = tree.texts(path, name)
-    return decode(found[0].rstrip(b"\0")) if found else None
 
 
 # Recognising

@@ -33,11 +33,10 @@ from ..containers.h5_blocks import SIGNATURE
 from ..containers.h5_locator import OutsideSubset, glance
 from ..containers.h5_reading import read_tree
 from ..containers.h5_tensors import tensor_of
-from ..containers.h5_tree import Stored, Tree
+from ..containers.h5_tree import Stored, Tree, opaque_type
 from ..containers.keras_h5_writer import LegacyModel, plan_legacy
 from ..containers.messages import MemorySource
 from ..containers.strict_json import parse_json_object
-from ..dtypes import DType
 from ..errors import ConvertError, CorruptFileError, UnsafeFileError, UsageError
 from ..graphs.keras1 import modernise, unflip
 from ..graphs.keras_given import LAYERS as LAYER_NAMES
@@ -66,7 +65,7 @@ from ..notes import Kind, Note
 from ..output import Plan, ReadBack
 from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import FileSource, Source
-from ..tensors import Origin, Role, Tensor, TensorDict, TensorSpec
+from ..tensors import Tensor, TensorDict, TensorSpec, with_texts
 
 __all__ = ["FORMAT"]
 
@@ -143,22 +142,17 @@ def _tensors(file: _File, options: ReadOptions) -> TensorDict:
     others = [key for key in file.tensors if key not in shown and key not in file.used]
     readable = options.names == "readable"
     origins = describe(entries, slots, others, finder, file.optimizer, readable=readable)
-    origins = {name: _with_text(origin, tensors) for name, origin in origins.items()}
+    tensors = {name: tensors[origin.key] for name, origin in origins.items()}
     return TensorDict(
         format=FORMAT.name,
         summary=f"{FORMAT.title}, {file.kind}{file.writer}",
-        tensors={name: tensors[origin.key] for name, origin in origins.items()},
-        origins=origins,
+        tensors=tensors,
+        origins=with_texts(origins, tensors),
         notes=tuple(file.notes),
         attachments=file.attachments,
         details=file.details,
         sources=(file.source,),
     )
-
-
-def _with_text(origin: Origin, tensors: dict[str, Tensor]) -> Origin:
-    is_text = tensors[origin.key].spec.dtype is DType.STRING
-    return origin._replace(role=Role.TEXT) if is_text else origin
 
 
 def _converted(
@@ -213,8 +207,8 @@ class _File:
             )
         self.group = group
         # What Keras itself goes by: the weight group's own, which Keras 1 did not give one.
-        self.version = self._text(group, "keras_version")
-        self.backend = self._text(group, "backend") or self._text("", "backend")
+        self.version = self.tree.text(group, "keras_version")
+        self.backend = self.tree.text(group, "backend") or self.tree.text("", "backend")
         self._guessed = 0
         for path, stored in self.tree.datasets.items():
             try:
@@ -237,7 +231,7 @@ class _File:
     @property
     def writer(self) -> str:
         """Which Keras wrote it, as far as it says."""
-        version = self.version or self._text("", "keras_version")
+        version = self.version or self.tree.text("", "keras_version")
         return f", Keras {version}" if version else ""
 
     @property
@@ -245,7 +239,7 @@ class _File:
         """Facts for `inspect`."""
         found: dict[str, object] = {
             "kind": self.kind,
-            "keras_version": self.version or self._text("", "keras_version"),
+            "keras_version": self.version or self.tree.text("", "keras_version"),
             "backend": self.backend,
             "model": self.model and self.model.kind,
             "model_name": self.model and self.model.name,
@@ -268,7 +262,7 @@ class _File:
 
     @property
     def _major(self) -> int:
-        number = (self.version or self._text("", "keras_version") or "2").partition(".")[0]
+        number = (self.version or self.tree.text("", "keras_version") or "2").partition(".")[0]
         return int(number) if number.isdecimal() and len(number) < 4 else 2
 
     def entries(self) -> Iterator[Entry]:
@@ -328,28 +322,12 @@ class _File:
             text = f"dataset `{path}` holds nothing, not even a shape: left out"
             self.notes.append(Note(Kind.SOURCE, text))
             return
-        opaque = stored.element.dtype or self._opaque(path, stored)
-        spec = TensorSpec(opaque, stored.shape)
+        dtype = stored.element.dtype
+        if dtype is None:
+            dtype = opaque_type(self.tree, path, stored.element.width)
+            self._guessed += "dtype" not in self.tree.names(path)
+        spec = TensorSpec(dtype, stored.shape)
         self.tensors[path] = tensor_of(path, stored, spec, self.source)
-
-    def _opaque(self, path: str, stored: Stored) -> DType:
-        """Return the type of opaque bytes: what an attribute says, else Keras's bfloat16."""
-        label, width = self._text(path, "dtype"), stored.element.width
-        if label is None and width == DType.BFLOAT16.itemsize:
-            self._guessed += 1
-            return DType.BFLOAT16
-        named = None if label is None else DType.named(label)
-        if named is None or named.native or named.itemsize != width:
-            raise CorruptFileError(
-                "a type that is not read: opaque",
-                expected=f"two bytes, or an attribute `dtype` of a type of {width} bytes",
-                got=f"{width} bytes" if label is None else repr(label),
-            )
-        return named
-
-    def _text(self, path: str, name: str) -> str | None:
-        found = self.tree.texts(path, name)
-        return decode(found[0].rstrip(b"\0")) if found else None
 
     def _json(self, name: str) -> dict[str, Any] | None:
         found = self.tree.texts("", name)

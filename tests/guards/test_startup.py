@@ -45,6 +45,13 @@ def test_a_conversion_to_safetensors_imports_nothing_heavy(tmp_path: Path, sampl
     assert (tmp_path / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("model", ["tf_keras_h5", "keras_archive", "keras_weights"])
+def test_keras_files_are_read_without_libhdf5(tmp_path: Path, samples: Path, model: str) -> None:
+    source = next(each for each in (samples / model).iterdir() if each.suffix in (".h5", ".keras"))
+    assert not imported(tmp_path, str(source), "model.safetensors") & HEAVY
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     "ending",
     [
