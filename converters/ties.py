@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 
-from .tensors import Tensor
+from .notes import Kind, Note
+from .tensors import Tensor, TensorDict
 
-__all__ = ["ties"]
+__all__ = ["other_names", "ties", "untied"]
+
+
+def other_names(tensors: TensorDict) -> dict[str, str]:
+    """Return the aliases that are neither of a tensor that was left out nor the name of one."""
+    return {
+        alias: name
+        for alias, name in tensors.aliases.items()
+        if name in tensors and alias not in tensors
+    }
+
+
+def untied(tensors: TensorDict) -> tuple[TensorDict, tuple[Note, ...]]:
+    """Return the dictionary with a tensor for each of its names, and what to say of that."""
+    others = other_names(tensors)
+    if not others:
+        return tensors, ()
+    copies = {alias: tensors[name] for alias, name in others.items()}
+    text = f"{len(others)} other names of tensors get a copy each"
+    return replace(tensors, tensors={**tensors.tensors, **copies}), (Note(Kind.TARGET, text),)
 
 
 def ties(tensors: Mapping[str, Tensor]) -> dict[str, str]:

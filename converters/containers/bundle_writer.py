@@ -123,7 +123,7 @@ def _stored(row: Row, target: Path) -> Tensor:
             f"a TensorFlow checkpoint has no {dtype}",
             path=target,
             where=f"tensor `{row.name}`",
-            hint=f"leave it out with --exclude {row.name!r}",
+            hint=f"cast it with --dtype {row.name + '=f32'!r}",
         )
     return translated(row.tensor, _LOW_BITS[dtype]) if dtype in _LOW_BITS else row.tensor
 

@@ -54,6 +54,7 @@ from ..tensors import (
     TensorDict,
     TensorSpec,
 )
+from ..ties import untied
 
 __all__ = ["FORMAT"]
 
@@ -192,12 +193,14 @@ def _load(key: str, source: FileSource, load: Callable[[], list[bytes]]) -> list
 
 
 def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
+    source = tensors
+    tensors, said = untied(source)
     paths = _flat_paths(tensors) if options.flat else _paths(tensors)
     hint = "leave --flat out, or one of them with --exclude" if options.flat else None
     names = assign(tensors, paths.__getitem__, target, hint)
     # In the order in which they will be read, so that a file written anew is the same file.
     names = dict(sorted(names.items(), key=lambda item: encode(item[1]).split(b"/")))
-    notes: list[Note] = []
+    notes: list[Note] = [*said]
     members: list[Member] = []
     payloads: dict[str, bytes] = {}
     for name, stored in names.items():
@@ -231,7 +234,8 @@ def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
         )
     else:
         file = _file(target, _build(members, target), tensors, payloads)
-    changed = {name: stored for name, stored in names.items() if name != stored}
+    changed = {name: names[name] for name in source if names[name] != name}
+    notes = [note for note in notes if note.tensor is None or note.tensor in source]
     return Plan(FORMAT.name, (file,), changed, tuple(notes))
 
 

@@ -68,6 +68,7 @@ from ..tensors import (
     TensorSpec,
     byte_swapped,
 )
+from ..ties import untied
 
 __all__ = ["FORMAT"]
 
@@ -273,8 +274,10 @@ class _Item(NamedTuple):
 
 
 def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
+    source = tensors
+    tensors, said = untied(source)
     names = assign(tensors, _stored_name, target)
-    record, notes = Record(), []
+    record, notes = Record(), [*said]
     items: list[_Item] = []
     for name, stored in names.items():
         if stored != name:
@@ -293,7 +296,9 @@ def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
         file = PlannedFile(target, sum(_most_bytes(item) for item in items), make=make)
     else:
         file = _file(tensors, items, target)
-    return Plan(FORMAT.name, (file,), {n: s for n, s in names.items() if n != s}, tuple(notes))
+    changed = {name: names[name] for name in source if names[name] != name}
+    notes = [note for note in notes if note.tensor is None or note.tensor in source]
+    return Plan(FORMAT.name, (file,), changed, tuple(notes))
 
 
 def _item(

@@ -57,7 +57,7 @@ from ..record import Record
 from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import FileSource
 from ..tensors import Origin, Tensor, TensorDict
-from ..ties import ties
+from ..ties import other_names, ties
 
 __all__ = ["CODES", "FORMAT", "MAX_HEADER_BYTES"]
 
@@ -253,7 +253,7 @@ class _Model:
 
 def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
     path = target / WHOLE if options.folder else target
-    others = _other_names(tensors)
+    others = other_names(tensors)
     stored = tensors.tensors
     if options.untie:
         stored = {**stored, **{alias: stored[name] for alias, name in others.items()}}
@@ -280,15 +280,6 @@ def _plan(tensors: TensorDict, target: Path, options: WriteOptions) -> Plan:
         folder=target if options.folder else None,
         removed=tuple(removed),
     )
-
-
-def _other_names(tensors: TensorDict) -> dict[str, str]:
-    """Return the aliases that are neither of a tensor that was left out nor the name of one."""
-    return {
-        alias: name
-        for alias, name in tensors.aliases.items()
-        if name in tensors and alias not in tensors
-    }
 
 
 def _rows(
@@ -331,7 +322,7 @@ def _carrier(name: str, dtype: DType, path: Path) -> DType:
             f"safetensors has no {dtype}",
             path=path,
             where=f"tensor `{name}`",
-            hint=f"leave it out with --exclude {name!r}, or choose .npz or .h5",
+            hint=f"cast it with --dtype {name + '=c64'!r}, or choose .npz or .h5",
         )
     return carrier
 

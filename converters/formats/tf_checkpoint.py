@@ -35,6 +35,7 @@ from ..notes import Kind, Note
 from ..output import Plan, PlannedFile, ReadBack
 from ..registry import Format, Location, ReadOptions, WriteOptions, claims
 from ..tensors import Origin, TensorDict, variant_notes, with_texts
+from ..ties import other_names
 
 __all__ = ["FORMAT"]
 
@@ -199,8 +200,7 @@ def _like(place: Path, tensors: TensorDict, target: Path) -> Arrangement:
 
 
 def _by_name(tensors: TensorDict, target: Path) -> Arrangement:
-    ties = {alias: name for alias, name in tensors.aliases.items() if alias not in tensors}
-    names = {**{name: name for name in tensors}, **ties}
+    names = {**{name: name for name in tensors}, **other_names(tensors)}
     for name in names:
         if name in ("", GRAPH_KEY):  # the header's key, and that of a graph
             raise TargetError(

@@ -58,8 +58,8 @@ class Fit:
     @property
     def problem(self) -> str | None:
         """All that does not fit, or None."""
-        problems = [f"`{place.name}` {_shown(place.shape)} is missing" for place in self.missing]
-        problems += [f"`{name}` should be {_shown(place.shape)}" for place, name in self.misshapen]
+        problems = [f"`{place.name}`{_shown(place.shape)} is missing" for place in self.missing]
+        problems += [f"`{name}` should be{_shown(place.shape)}" for place, name in self.misshapen]
         problems += [f"`{name}` is not in it" for name in self.extra]
         return "; ".join(problems) or None
 
@@ -256,7 +256,8 @@ class _Matcher:
 
 
 def _shown(shape: Shape | None) -> str:
+    """Return a shape after a blank; nothing where the config does not tell it."""
     if shape is None:
         return ""
     dims = ", ".join("?" if dim is None else str(dim) for dim in shape)
-    return f"({dims},)" if len(shape) == 1 else f"({dims})"
+    return f" ({dims},)" if len(shape) == 1 else f" ({dims})"

@@ -25,6 +25,7 @@ from ..dtypes import DType
 from ..errors import TargetError
 from ..notes import Kind, Note
 from ..tensors import MemoryTensor, Role, Tensor, TensorDict, TensorSpec
+from ..ties import other_names
 from .layer_order import layers_in_order
 from .object_graph_writer import build_graph
 from .templates import SAVE_COUNTER, Arrangement, graph_row, value_key
@@ -62,7 +63,7 @@ def build_tree(tensors: TensorDict, target: Path) -> Arrangement:
             tree.add(name)
     for name, (owner, slot) in slots.items():
         tree.add_slot(name, owner, slot)
-    ties = {alias: name for alias, name in tensors.aliases.items() if alias not in tensors}
+    ties = other_names(tensors)
     for alias in ties:  # an object of its own, since its variable may be one
         tree.add(alias)
     names = {name: ties.get(name, name) for name in tree.keys}

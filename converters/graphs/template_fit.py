@@ -16,7 +16,7 @@ from pathlib import Path
 from ..containers.bundle_writer import Row
 from ..errors import TargetError
 from ..notes import Kind, Note
-from ..tensors import Origin, Role, TensorDict
+from ..tensors import Origin, Role, TensorDict, TensorSpec
 from .templates import SAVE_COUNTER, Arrangement, attached, graph_row, keys_of, rows_of
 
 __all__ = ["CHECKPOINT", "MODEL", "Spare", "fit"]
@@ -172,11 +172,11 @@ class _Fit:
 
     def check(self, target: Path, place: Path) -> None:
         """Raise one error that lists all that does not fit."""
-        extra = self._extra
+        extra, others = self._extra, list(self._others())
         parts = [
             _listed("missing", map(_quoted, self._required)),
             _listed("that it does not have", map(_quoted, extra)),
-            _listed("of another shape or type", self._others()),
+            _listed("of another shape or type", (_misfit(*each) for each in others)),
             _listed("given by name and by key", self._twice()),
         ]
         if not any(parts):
@@ -184,21 +184,22 @@ class _Fit:
         hint = f"`convert inspect {place}` lists what is wanted"
         if extra:
             hint = "leave tensors out with --weights-only or --exclude"
+        elif any(wanted.shape == got.shape for _, wanted, got in others):
+            hint = "cast what has another type with --dtype 'NAME=TYPE'"
         raise TargetError(
             f"the tensors do not fit `{place}`: {'; '.join(filter(None, parts))}",
             path=target,
             hint=hint,
         )
 
-    def _others(self) -> Iterator[str]:
-        """Yield what to say of tensors of another shape or type."""
+    def _others(self) -> Iterator[tuple[str, TensorSpec, TensorSpec]]:
+        """Yield tensors of another shape or type, with what is wanted and what there is."""
         specs = {each.key: self._template[name].spec for name, each in self._origins.items()}
         both = [*self.keys.items(), *((name, key) for key, name in self._ties.items())]
         for name, key in both:
             wanted, got = specs[key], self._tensors[name].spec
             if wanted != got:
-                what = f"expected {wanted.dtype} {wanted.shape}, got {got.dtype} {got.shape}"
-                yield f"{_quoted(name)} ({what})"
+                yield name, wanted, got
 
     def _twice(self) -> Iterator[str]:
         """Yield what to say of tensors that are there by name and by key."""
@@ -224,6 +225,11 @@ def _ends(longer: Iterable[str], shorter: Iterable[str]) -> dict[str, str]:
         else:
             return {}
     return found if sorted(found.values()) == sorted(others) else {}
+
+
+def _misfit(name: str, wanted: TensorSpec, got: TensorSpec) -> str:
+    what = f"expected {wanted.dtype} {wanted.shape}, got {got.dtype} {got.shape}"
+    return f"{_quoted(name)} ({what})"
 
 
 def _quoted(name: str) -> str:

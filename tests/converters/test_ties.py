@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 from tensorferry.converters.checksums import Algorithm, Checksum
 from tensorferry.converters.dtypes import DType
+from tensorferry.converters.formats.safetensors import FORMAT
+from tensorferry.converters.opening import open_tensors
+from tensorferry.converters.output import write_plan
+from tensorferry.converters.registry import WriteOptions
 from tensorferry.converters.sources import Extent, FileSource
 from tensorferry.converters.tensors import ExtentTensor, Tensor, TensorSpec
 from tensorferry.converters.testing.contracts import tensors_of
 from tensorferry.converters.ties import ties
+from tensorferry.pipeline.convert import ConvertOptions, convert
 
 SOURCE, OTHER = FileSource("one"), FileSource("two")
 FLOATS, INTS = TensorSpec(DType.FLOAT32, (3,)), TensorSpec(DType.INT32, (3,))
@@ -66,3 +75,22 @@ def test_one_object_under_two_names_is_a_tie_and_equal_bytes_are_not() -> None:
 def test_strings_are_never_tied() -> None:
     text = tensors_of({"s": [b"one"]})["s"]
     assert ties({"a": text, "b": text}) == {}
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5"])
+@pytest.mark.parametrize("flags", [WriteOptions(), WriteOptions(compress=True)])
+def test_numpy_and_hdf5_get_a_copy_under_each_name(
+    tmp_path: Path, ending: str, flags: WriteOptions
+) -> None:
+    kernel = np.arange(6, dtype=np.float32).reshape(2, 3)
+    model = tensors_of({"kernel": kernel, "bias": np.zeros(3, np.float32)})
+    source = tmp_path / "model.safetensors"
+    assert FORMAT.plan
+    tied = replace(model, aliases={"head/kernel": "kernel"})
+    write_plan(FORMAT.plan(tied, source, WriteOptions()))
+    options = ConvertOptions(write=flags, verify=True)
+    done = convert(source, tmp_path / f"model{ending}", options)
+    assert "1 other names of tensors get a copy each" in [note.text for note in done.notes]
+    with open_tensors(tmp_path / f"model{ending}") as copy:
+        assert sorted(copy) == ["bias", "head/kernel", "kernel"]
+        assert (copy["head/kernel"].read() == kernel).all()

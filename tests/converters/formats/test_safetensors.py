@@ -173,7 +173,7 @@ def test_encoded_types_are_noted(tmp_path: Path) -> None:
 def test_a_type_without_a_code_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="safetensors has no complex128") as caught:
         _plan(tensors_of({"z": np.zeros(1, np.complex128)}), tmp_path / "m.safetensors")
-    assert "--exclude 'z'" in (caught.value.hint or "")
+    assert "--dtype 'z=c64'" in (caught.value.hint or "")
 
 
 def test_a_header_that_readers_would_refuse_is_refused(
