@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from .errors import NotRecognisedError, UsageError
@@ -10,7 +11,7 @@ from .names import near
 from .registry import Format, Location, ReadOptions, all_formats, claims, format_named
 from .tensors import TensorDict
 
-__all__ = ["open_tensors"]
+__all__ = ["located", "open_tensors"]
 
 
 def open_tensors(
@@ -47,6 +48,26 @@ def open_tensors(
     if chosen:
         return chosen.open(location, options)
     return _open_archive(location, options, format, inner)
+
+
+def located(
+    path: str | os.PathLike[str], tensors: TensorDict
+) -> tuple[Location, Callable[[str], str]]:
+    """Return where a model lies that was opened, also one that was in an archive.
+
+    Args:
+        path: what was opened.
+        tensors: what came of it; not closed yet.
+
+    Returns:
+        The place, and what turns paths in a text about it into those that a user knows.
+    """
+    from .containers.archives import unpacked
+
+    found = unpacked(tensors)
+    if found is None:
+        return Location(Path(path)), str
+    return Location(found[0]), found[1]
 
 
 def _chosen(location: Location, format: str | None) -> Format | None:

@@ -9,7 +9,7 @@ file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from importlib import import_module
@@ -23,6 +23,8 @@ from .tensors import TensorDict
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from .findings import Finding
 
 __all__ = [
     "Format",
@@ -148,6 +150,11 @@ class Format:
             to Keras files.
         limits: what is not read or written, in a few words.
         metadata: whether texts about the whole model are kept (`TensorDict.metadata`).
+        audit: finds damage that reading every tensor does not show, such as bytes that nothing
+            lists, files that are missing, or left over. Gets a location that was opened, how, and
+            what came of it.
+        scan: finds parts that are dangerous to load elsewhere, such as operations on files; runs
+            and loads nothing. Called as `audit` is.
     """
 
     name: str
@@ -161,6 +168,8 @@ class Format:
     generic: bool = False
     limits: str = ""
     metadata: bool = False
+    audit: Callable[[Location, ReadOptions, TensorDict], Iterator[Finding]] | None = None
+    scan: Callable[[Location, ReadOptions, TensorDict], Iterator[Finding]] | None = None
 
 
 @cache

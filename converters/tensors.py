@@ -385,7 +385,8 @@ class TensorDict(Mapping[str, Tensor]):
         aliases: other names that a tensor has in the model, with the one it has here.
         attachments: other parts of the model by name, such as `config.json`; bytes that a target
             of the same kind takes over.
-        details: further facts for `inspect`.
+        details: further facts for `inspect`; docs/guide/inspect.md lists the keys, which mean the
+            same in every format.
         sources: what to close.
     """
 

@@ -48,7 +48,14 @@ from .tar_archive import (
 from .unpacking import TRUST_HINT, Bounds, Unpacker, parts_of
 from .zip_archive import Member, MemberStream, read_members
 
-__all__ = ["SEPARATOR", "Opener", "archive_kind", "open_archive", "split_inner"]
+__all__ = [
+    "SEPARATOR",
+    "Opener",
+    "archive_kind",
+    "open_archive",
+    "split_inner",
+    "unpacked",
+]
 
 SEPARATOR = "::"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -124,6 +131,19 @@ def open_archive(location: Location, opener: Opener, inner: str = "") -> TensorD
         raise
 
 
+def unpacked(tensors: TensorDict) -> tuple[Path, Callable[[str], str]] | None:
+    """Return where the model lies that was opened out of an archive; None for all others.
+
+    Returns:
+        Its place, which is there until the tensors are closed, and what gives a text the paths
+        inside the archive instead of those of that place.
+    """
+    for source in tensors.sources:
+        if isinstance(source, _Archive) and source.place is not None:
+            return source.place, source.seen
+    return None
+
+
 class _Archive(Source):
     """An archive and the folder it is unpacked to; closing removes the folder."""
 
@@ -134,6 +154,7 @@ class _Archive(Source):
         self._members = self._read_members() if kind == "zip" else []
         self._folder: Path | None = None
         self._unpacked_to = ""
+        self.place: Path | None = None  # of the model, once it was opened
         self._process = os.getpid()
 
     @property
@@ -190,14 +211,15 @@ class _Archive(Source):
         if place.is_dir() and not (inner and opener.claims(Location(place))):
             place = self._only_model(place, opener)
         tensors = self._open_at(place, opener)
+        self.place = place
         for source in tensors.sources:  # so that what goes wrong in reading names it too
             if isinstance(source, FileSource | MemorySource):  # the others ask these
-                source.path = Path(self._seen(str(source.path)))
+                source.path = Path(self.seen(str(source.path)))
         return replace(
             tensors,
             summary=f"{tensors.summary}, in a {self._kind} archive",
             broken={n: self.seen_from_outside(e) for n, e in tensors.broken.items()},
-            notes=tuple(replace(note, text=self._seen(note.text)) for note in tensors.notes),
+            notes=tuple(replace(note, text=self.seen(note.text)) for note in tensors.notes),
             details={
                 **{name: self._seen_in(value) for name, value in tensors.details.items()},
                 "archive": {"kind": self._kind, "inner": self._inner(place)},
@@ -271,7 +293,7 @@ class _Archive(Source):
     def _inner(self, place: Path) -> str:
         return str(place.relative_to(self._unpacked_to))
 
-    def _seen(self, text: str) -> str:
+    def seen(self, text: str) -> str:
         """Return a text with paths inside the archive instead of those in the folder."""
         folder = self._unpacked_to
         if not folder:
@@ -281,12 +303,12 @@ class _Archive(Source):
     def _seen_in(self, value: object) -> object:
         if isinstance(value, list):
             return [self._seen_in(each) for each in value]
-        return self._seen(value) if isinstance(value, str) else value
+        return self.seen(value) if isinstance(value, str) else value
 
     def seen_from_outside(self, error: ConvertError) -> ConvertError:
         """Return the error with paths inside the archive instead of those in the folder."""
-        error.path = str(self.path) if error.path is None else self._seen(error.path)
-        error.hint = error.hint and self._seen(error.hint)
+        error.path = str(self.path) if error.path is None else self.seen(error.path)
+        error.hint = error.hint and self.seen(error.hint)
         error.args = (error.message,)
         return error
 

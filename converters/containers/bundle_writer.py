@@ -123,7 +123,8 @@ def _stored(row: Row, target: Path) -> Tensor:
             f"a TensorFlow checkpoint has no {dtype}",
             path=target,
             where=f"tensor `{row.name}`",
-            hint=f"cast it with --dtype {row.name + '=f32'!r}",
+            hint=f"cast it with --dtype {row.name + '=f32'!r}, "
+            f"or leave it out with --exclude {row.name!r}",
         )
     return translated(row.tensor, _LOW_BITS[dtype]) if dtype in _LOW_BITS else row.tensor
 

@@ -18,11 +18,16 @@ from ..errors import CorruptFileError
 from ..sources import Source
 from .zip_archive import Member
 
-__all__ = ["CheckedMember"]
+__all__ = ["CheckedMember", "is_enough"]
 
 # What may be left unread when the whole is compared: all that is no tensor, and small tensors.
 LEFT_BYTES, LEFT_PART = 1 << 20, 32
 PIECE_BYTES = 1 << 20
+
+
+def is_enough(size: int, read: int) -> bool:
+    """Tell whether a member of `size` bytes is compared once `read` bytes of it were read."""
+    return read > 0 and size - read <= max(LEFT_BYTES, size // LEFT_PART)
 
 
 class _Part(NamedTuple):
@@ -84,7 +89,8 @@ class CheckedMember(Source):
                     part = _Part(low, high, crc)
                 self._parts.insert(bisect_left(self._parts, (low,)), part)
                 self._left -= high - low
-            if self._compared or self._left > max(LEFT_BYTES, self._member.size // LEFT_PART):
+            size = self._member.size
+            if self._compared or not is_enough(size, size - self._left):
                 return
             self._compared = True
             self._compare()

@@ -28,7 +28,17 @@ from .tensor_bundle import bundle_prefix, index_path
 from .tensor_slices import is_tensor_slices
 from .text_proto import unquote
 
-__all__ = ["Found", "build_state", "find", "is_state_file", "looks_like_checkpoint"]
+__all__ = [
+    "Found",
+    "build_state",
+    "find",
+    "is_state_file",
+    "leftovers",
+    "looks_like_checkpoint",
+    "meant",
+    "read_state",
+    "steps_in",
+]
 
 STATE_BYTES = 1 << 20  # a state file is text with a line per checkpoint; none is longer
 # A comment, which may stand behind a value, or a field and its value.
@@ -65,6 +75,11 @@ class Found:
     def base(self) -> Path:
         """The prefix without the pattern of V1 shards; the graph beside is `<base>.meta`."""
         return self.prefix.with_name(_name(self.prefix))
+
+    @property
+    def step(self) -> int | None:
+        """The step that the prefix names, if it does."""
+        return _step(self.prefix)
 
     def choice(self) -> Iterator[Note]:
         """Say which checkpoint of several was taken."""
@@ -107,7 +122,7 @@ def _find(path: Path, step: int | None, latest: bool, version: int) -> Found:
         if step is not None or latest:
             return _in_folder(path.parent, step, latest)
         return _named_by(path)
-    found = _meant(path, version)
+    found = meant(path, version)
     prefix = found.prefix if found else bundle_prefix(path) or path
     if step is not None and _step(prefix) != step:
         return _in_folder(prefix.parent, step, latest)
@@ -129,7 +144,7 @@ def looks_like_checkpoint(path: Path, *, version: int = 2) -> bool:
 def _version(path: Path) -> int | None:
     if path.is_dir() or is_state_file(path):
         return _version_in(path)
-    found = _meant(path)
+    found = meant(path)
     if found:
         return found.version
     if bundle_prefix(path) or _LEFTOVER.search(path.name):
@@ -146,7 +161,7 @@ def _version_in(path: Path) -> int | None:
     except ConvertError:
         folder = path if path.is_dir() else path.parent
         versions = [_found(prefix).version for prefix in _prefixes(folder)]
-        if not versions and (_state_files(folder) or _leftovers(folder)):
+        if not versions and (_state_files(folder) or leftovers(folder)):
             return 2
         return max(versions, default=None)
 
@@ -154,7 +169,7 @@ def _version_in(path: Path) -> int | None:
 # Both versions
 
 
-def _meant(path: Path, first: int = 2) -> Found | None:
+def meant(path: Path, first: int = 2) -> Found | None:
     """Return the checkpoint that is named by itself or by one of its files.
 
     Args:
@@ -216,7 +231,7 @@ def _name(prefix: Path) -> str:
 
 def _found(prefix: Path, others: tuple[Path, ...] = (), notes: tuple[Note, ...] = ()) -> Found:
     """Return a checkpoint that is known to be there."""
-    return replace(_meant(prefix) or Found(prefix), others=others, notes=notes)
+    return replace(meant(prefix) or Found(prefix), others=others, notes=notes)
 
 
 # The state file
@@ -224,7 +239,7 @@ def _found(prefix: Path, others: tuple[Path, ...] = (), notes: tuple[Note, ...] 
 
 def is_state_file(path: Path) -> bool:
     """Tell by its content whether a file is a CheckpointState in text form."""
-    return bool(path.is_file() and _read_state(path))
+    return bool(path.is_file() and read_state(path))
 
 
 def build_state(name: str) -> bytes:
@@ -240,14 +255,16 @@ def _quote(byte: int) -> bytes:
     return bytes([byte]) if 0x20 <= byte < 0x7F else b"\\%03o" % byte
 
 
-def _read_state(path: Path) -> list[Path]:
+def read_state(path: Path) -> list[Path]:
     """Return the paths a state file names, the latest first; none if it is no state file."""
     try:
+        if path.stat().st_size > STATE_BYTES:  # every file that is opened is asked
+            return []
         with path.open("rb") as file:
-            text = file.read(STATE_BYTES + 1)
+            text = file.read(STATE_BYTES)
     except OSError:
         return []
-    if len(text) > STATE_BYTES or b"model_checkpoint_path" not in text or b"\0" in text:
+    if b"model_checkpoint_path" not in text or b"\0" in text:
         return []
     rows = _STATE_LINE.findall(text)
     latest = [value for key, value in rows if key == b"model_checkpoint_path"]
@@ -264,10 +281,10 @@ def _path(value: bytes) -> Path:
 
 def _named_by(state: Path) -> Found:
     """Return the first checkpoint that a state file names and that is there."""
-    named = _read_state(state)
+    named = read_state(state)
     for number, path in enumerate(named):
         for candidate in (state.parent / path, state.parent / path.name):
-            found = _meant(candidate)
+            found = meant(candidate)
             if found is None:
                 continue
             notes = []
@@ -323,13 +340,13 @@ def _default(folder: Path, prefixes: Sequence[Path]) -> Found:
             path=folder,
             hint=f"choose with --step or --latest; {_listing(folder)}",
         )
-    leftovers = _leftovers(folder)
+    parts = leftovers(folder)
     raise NotRecognisedError(
         "holds no checkpoint, only what an interrupted save left"
-        if leftovers
+        if parts
         else "holds a state file and no checkpoint",
         path=folder,
-        hint=_salvage(leftovers),
+        hint=_salvage(parts),
     )
 
 
@@ -343,6 +360,13 @@ def _prefixes(folder: Path) -> list[Path]:
     found = (_v1(path) for path in {_v1_pattern(path) or path for path in others})
     prefixes |= {each.prefix for each in found if each}
     return sorted(prefixes, key=lambda prefix: (_step(prefix) or -1, prefix.name))
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder, lowest first; those without are left out."""
+    if not folder.is_dir():
+        return []
+    return sorted({step for each in _prefixes(folder) if (step := _step(each)) is not None})
 
 
 def _members(prefix: Path) -> list[Path]:
@@ -360,17 +384,18 @@ def _state_files(folder: Path) -> list[Path]:
     if is_state_file(usual):
         return [usual]
     small = (path for path in sorted(folder.iterdir()) if path.is_file())
-    return [path for path in small if path.stat().st_size <= STATE_BYTES and _read_state(path)]
+    return [path for path in small if path.stat().st_size <= STATE_BYTES and read_state(path)]
 
 
-def _leftovers(folder: Path) -> list[Path]:
+def leftovers(folder: Path) -> list[Path]:
+    """Return what interrupted saves have left in a folder, by name."""
     return sorted(path for path in folder.iterdir() if _LEFTOVER.search(path.name))
 
 
 def _leftover_notes(folder: Path) -> tuple[Note, ...]:
     return tuple(
         _note(f"`{path.name}` was left by an interrupted save; not read")
-        for path in _leftovers(folder)
+        for path in leftovers(folder)
     )
 
 
@@ -421,10 +446,10 @@ def _listing(folder: Path) -> str | None:
     return f"the folder holds {', '.join(shown)}"
 
 
-def _salvage(leftovers: Sequence[Path]) -> str | None:
+def _salvage(parts: Sequence[Path]) -> str | None:
     """Return a hint on the parts of an interrupted save, each of which is a whole bundle."""
-    for folder in leftovers:
-        parts = _prefixes(folder) if folder.is_dir() else []
-        if parts:
-            return f"its parts can be read, such as {parts[0]}"
+    for folder in parts:
+        found = _prefixes(folder) if folder.is_dir() else []
+        if found:
+            return f"its parts can be read, such as {found[0]}"
     return None

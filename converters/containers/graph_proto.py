@@ -77,13 +77,26 @@ class TensorInfo(NamedTuple):
     dtype: str
     shape: tuple[int, ...] | None
 
+    def json(self) -> dict[str, object]:
+        """Return JSON values."""
+        shape = None if self.shape is None else list(self.shape)
+        return {"tensor": self.name, "dtype": self.dtype, "shape": shape}
+
 
 class Signature(NamedTuple):
     """A SignatureDef."""
 
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
-    method: str
+    method: str = ""
+
+    def json(self) -> dict[str, object]:
+        """Return JSON values; inputs and outputs by name."""
+        return {
+            "method": self.method,
+            "inputs": {name: each.json() for name, each in sorted(self.inputs.items())},
+            "outputs": {name: each.json() for name, each in sorted(self.outputs.items())},
+        }
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ _SUPERBLOCK_0 = Struct("<8sB4xBBxHHI")
 _ADDRESSES_0 = Struct("<QQQQQQ")
 # Signature, version, sizes, flags; base, extension, end of file, root header, checksum.
 _SUPERBLOCK_2 = Struct("<8sBBBBQQQQI")
+_WRITTEN = 0x01  # of its flags: opened to be written, and not closed
 
 
 class OutsideSubset(ConvertError):  # noqa: N818 - a fact about the file, not a fault in it
@@ -52,10 +53,19 @@ class OutsideSubset(ConvertError):  # noqa: N818 - a fact about the file, not a 
 
 
 class Superblock(NamedTuple):
-    """Where a file's metadata starts; addresses count from `base`, a byte of the source."""
+    """Where a file's metadata starts, and where the file says that it ends.
+
+    Attributes:
+        base: the byte of the source that addresses count from.
+        root: address of the root group.
+        end: the byte of the source after the last that the file uses.
+        is_open: whether it says that a program still writes it.
+    """
 
     base: int
     root: int
+    end: int
+    is_open: bool = False
 
 
 def find_signature(source: Source) -> int | None:
@@ -98,16 +108,17 @@ def _superblock_0(blocks: Blocks, version: int) -> Superblock:
     raw = blocks.take(at, _ADDRESSES_0.size)
     base, _, end, _, _, root = _ADDRESSES_0.unpack(raw)
     _check_end(blocks, base, end)
-    return Superblock(blocks.base, root)
+    return Superblock(blocks.base, root, blocks.base - base + end)
 
 
 def _superblock_2(blocks: Blocks) -> Superblock:
     raw = blocks.take(0, _SUPERBLOCK_2.size)
-    _, _, offsets, lengths, _, base, _, end, root, checksum = _SUPERBLOCK_2.unpack(raw)
+    _, version, offsets, lengths, flags, base, _, end, root, checksum = _SUPERBLOCK_2.unpack(raw)
     blocks.check(raw[:-4], checksum, "superblock")
     _check_sizes(offsets, lengths)
     _check_end(blocks, base, end)
-    return Superblock(blocks.base, root)
+    is_open = version > 2 and bool(flags & _WRITTEN)  # version 2 gives them no meaning
+    return Superblock(blocks.base, root, blocks.base - base + end, is_open)
 
 
 def _check_sizes(offsets: int, lengths: int) -> None:

@@ -30,7 +30,7 @@ from .strict_json import JSON_BYTES, parse_json, read_json
 from .windows import WindowSource, unpack
 from .zip_archive import STORED, Member, MemberStream, read_members
 
-__all__ = ["Part", "Parts", "find", "is_keras_model"]
+__all__ = ["ARCHIVE", "TASK", "WEIGHTS", "Part", "Parts", "find", "is_keras_model"]
 
 WEIGHTS, WEIGHTS_INDEX = "model.weights.h5", "model.weights.json"
 TASK = "task.weights.h5"  # KerasHub: the head of a task; `model.weights.h5` is the backbone
@@ -38,6 +38,7 @@ PICKLED = "model.weights.npz"
 H5, INDEX = ".weights.h5", ".weights.json"
 FIRST_MEMBERS = (CONFIG, METADATA, WEIGHTS, PICKLED)
 MAX_SHARDS = 100_000
+ARCHIVE = "archive"  # the arrangement in one file
 
 
 class Part(NamedTuple):
@@ -61,6 +62,7 @@ class Parts:
     Attributes:
         kind: the arrangement, in a few words.
         parts: the weights files.
+        shards: number of files that the weights were split into; 0 where they were not.
         config: the JSON of `config.json`, or None.
         version: of the Keras that wrote it, where that is noted.
         sources: what to close.
@@ -70,6 +72,7 @@ class Parts:
 
     kind: str
     parts: list[Part] = field(default_factory=list)
+    shards: int = 0
     config: Any = None
     version: str | None = None
     sources: list[Source] = field(default_factory=list)
@@ -245,7 +248,7 @@ def _version(metadata: object) -> str | None:
 
 
 def _find_in_archive(found: Parts, path: Path, *, verify: bool, config: bool) -> None:
-    found.kind = "archive"
+    found.kind = ARCHIVE
     source = FileSource(path)
     found.sources.append(source)
     members = {member.name: member for member in read_members(source)}
@@ -306,7 +309,7 @@ def _read_member(source: Source, member: Member) -> Any:
 
 def _add_shards(found: Parts, path: Path, label: str) -> None:
     files = _shards(path)
-    found.kind += f", {len(files)} shard{'s' if len(files) > 1 else ''}"
+    found.shards = len(files)
     for name, groups in files.items():
         shard = path.parent / name
         if not shard.is_file():

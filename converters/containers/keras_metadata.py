@@ -17,7 +17,13 @@ from typing import NamedTuple
 
 from .messages import Body
 
-__all__ = ["NAME_CHARACTERS", "KerasObject", "describe_object", "read_keras_metadata"]
+__all__ = [
+    "NAME_CHARACTERS",
+    "KerasObject",
+    "describe_object",
+    "metadata_texts",
+    "read_keras_metadata",
+]
 
 METADATA_BYTES = 16 << 20  # of one layer's JSON; a vocabulary may stand in it
 NAME_CHARACTERS = 200  # longer ones are cut off
@@ -54,6 +60,17 @@ def read_keras_metadata(body: Body) -> Iterator[KerasObject]:
             path, identifier, metadata = (_text(fields.get(n)) for n in (3, 4, 5))
             found = describe_object(node if isinstance(node, int) else 0, identifier, metadata)
             yield found._replace(path=path)
+
+
+def metadata_texts(body: Body) -> Iterator[str]:
+    """Yield the JSON text of each object in a `keras_metadata.pb`.
+
+    Raises:
+        CorruptFileError: the bytes are no such message.
+    """
+    for number, each in body.bodies():
+        if number == 1:
+            yield _text(dict(each.fields()).get(5))
 
 
 def describe_object(node: int, identifier: str, metadata: str) -> KerasObject:

@@ -16,8 +16,8 @@ from ..sources import Extent, Source
 from ..tensors import ExtentTensor, Tensor, TensorSpec
 
 __all__ = [
-    "CODES", "MAX_HEADER_BYTES", "METADATA", "Row", "build_header", "carrier_of", "looks_like_file",
-    "read_header", "row",
+    "CODES", "MAX_HEADER_BYTES", "METADATA", "Row", "build_header", "carrier_of", "data_bytes",
+    "looks_like_file", "read_header", "row",
 ]  # fmt: skip
 
 METADATA = "__metadata__"
@@ -60,6 +60,11 @@ def looks_like_file(head: bytes) -> bool:
         return False
     length = int.from_bytes(head[:8], "little")
     return 2 <= length <= MAX_HEADER_BYTES and head[8:].lstrip(b" \t\r\n").startswith(b"{")
+
+
+def data_bytes(source: Source) -> int:
+    """Return the bytes behind the header of a file that was opened."""
+    return source.size - 8 - int.from_bytes(source.read(0, 8), "little")
 
 
 def read_header(source: Source) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -31,7 +31,7 @@ from .strict_json import JSON_BYTES, read_json
 
 __all__ = [
     "WHOLE", "Index", "build_index", "cut", "find", "holds_model", "index_beside", "is_index",
-    "leftovers", "others_beside", "read_index", "set_names",
+    "leftovers", "others_beside", "read_index", "set_names", "stray_shards",
 ]  # fmt: skip
 
 EXTENSION = ".safetensors"
@@ -41,6 +41,7 @@ WHOLE_NAMES = (WHOLE, "diffusion_pytorch_model.safetensors", "adapter_model.safe
 # A variant's name stands before or behind: `m.fp16.safetensors.index.json`, `….index.fp16.json`.
 _INDEX = re.compile(r".+\.safetensors\.index(\.[\w-]+)?\.json")
 _INDEX_MARK = ".safetensors.index"
+_INDEX_STEM = re.compile(r"\.safetensors\.index.*")
 _SHARD = re.compile(r"(.+)-\d{5,}-of-\d{5,}\.safetensors")
 # What writers compute from the tensors; a text of that name would not stay true.
 COMPUTED = ("total_size", "total_parameters")
@@ -116,6 +117,13 @@ def others_beside(path: Path, own: Iterable[str]) -> list[str]:
     with os.scandir(path.parent) as entries:
         names = {each.name for each in entries if each.name.endswith(EXTENSION)}
     return sorted(names - {path.name, *own})
+
+
+def stray_shards(path: Path, own: Iterable[str]) -> list[Path]:
+    """Return shards of the same set as an index, by their names, that it does not list."""
+    stem = _INDEX_STEM.sub("", path.name)
+    matches = ((name, _SHARD.fullmatch(name)) for name in others_beside(path, own))
+    return [path.with_name(name) for name, match in matches if match and match[1] == stem]
 
 
 def index_beside(path: Path) -> str | None:

@@ -90,7 +90,7 @@ class Table:
         self._verify = verify
         self.out_of_order = False
         self.compressed = False
-        self._index = self._footer()
+        self._meta, self._index = self._footer()
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all keys and values in the order of the file.
@@ -116,6 +116,16 @@ class Table:
             with self.naming(self._index):
                 handle = _read_handle(value, 0)[0]
             yield handle
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield first byte and end of all that the table consists of; reads the index alone.
+
+        Raises:
+            CorruptFileError: the index is damaged.
+        """
+        for offset, length in (*self.blocks(), self._meta, self._index):
+            yield offset, offset + length + TRAILER_BYTES
+        yield self._source.size - FOOTER_BYTES, self._source.size
 
     def body(self, block: Handle) -> bytes:
         """Return what a block holds, verified and unpacked.
@@ -151,7 +161,7 @@ class Table:
         with self.naming(block):
             _compare(mask(expected), mask(crc))
 
-    def _footer(self) -> Handle:
+    def _footer(self) -> tuple[Handle, Handle]:
         size = self._source.size
         if size < FOOTER_BYTES:
             raise CorruptFileError(
@@ -171,8 +181,8 @@ class Table:
                 hint="the file is cut short, or something was added to it; copy it again",
             )
         with self.naming(Handle(size - FOOTER_BYTES, FOOTER_BYTES)):
-            _, at = _read_handle(footer, 0)
-            return _read_handle(footer, at)[0]
+            meta, at = _read_handle(footer, 0)
+            return meta, _read_handle(footer, at)[0]
 
     def _block(self, handle: Handle) -> Iterator[tuple[bytes, bytes, int]]:
         with self.naming(handle):

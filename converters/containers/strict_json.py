@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from math import isinf
 from typing import Any, NoReturn
 
@@ -26,13 +27,21 @@ JSON_VALUES = 6_000_000  # an empty list is 3 bytes of text and 64 bytes of memo
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def parse_json(text: bytes, *, max_bytes: int = JSON_BYTES, max_depth: int = JSON_DEPTH) -> Any:
+def parse_json(
+    text: bytes,
+    *,
+    max_bytes: int = JSON_BYTES,
+    max_depth: int = JSON_DEPTH,
+    bytes_in_names: bool = False,
+) -> Any:
     """Return the value of a JSON text: dict, list, str, int, float, bool or None.
 
     Args:
         text: UTF-8, no byte order mark.
         max_bytes: longest text that is parsed.
         max_depth: most lists and objects inside one another.
+        bytes_in_names: accept the half surrogate pairs that stand for bytes that are not UTF-8
+            (PEP 383), as our own texts have them.
 
     Raises:
         CorruptFileError: it is no JSON, or ambiguous JSON.
@@ -56,7 +65,7 @@ def parse_json(text: bytes, *, max_bytes: int = JSON_BYTES, max_depth: int = JSO
         raise CorruptFileError(f"no JSON that is read here: {error}") from error
     _check_depth(value, max_depth)
     if _SURROGATE.search(text):
-        _check_text(value)
+        _check_text(value, "surrogateescape" if bytes_in_names else "strict")
     return value
 
 
@@ -70,7 +79,7 @@ def parse_json_object(
     return value
 
 
-def read_json(source: Source, *, max_bytes: int = JSON_BYTES) -> Any:
+def read_json(source: Source, *, max_bytes: int = JSON_BYTES, bytes_in_names: bool = False) -> Any:
     """Return the value of a whole source; its size is checked before it is read.
 
     Raises:
@@ -80,7 +89,8 @@ def read_json(source: Source, *, max_bytes: int = JSON_BYTES) -> Any:
         if source.size > max_bytes:
             limit = f"at most {max_bytes} bytes"
             raise UnsafeFileError("JSON", expected=limit, got=source.size)
-        return parse_json(source.read(0, source.size), max_bytes=max_bytes)
+        text = source.read(0, source.size)
+        return parse_json(text, max_bytes=max_bytes, bytes_in_names=bytes_in_names)
     except CorruptFileError as error:
         if error.path is None:
             error.path = str(source.path)
@@ -91,7 +101,8 @@ def read_json(source: Source, *, max_bytes: int = JSON_BYTES) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise ValueError("a key occurs twice in an object")
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"a key occurs twice in an object: {counts.most_common(1)[0][0][:80]!r}")
     return content
 
 
@@ -126,8 +137,8 @@ def _too_deep(max_depth: int) -> UnsafeFileError:
     return UnsafeFileError("JSON", expected=f"at most {max_depth} levels", got="more")
 
 
-def _check_text(value: object) -> None:
+def _check_text(value: object, errors: str) -> None:
     try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        json.dumps(value, ensure_ascii=False).encode("utf-8", errors)
     except UnicodeEncodeError as error:
         raise CorruptFileError("no JSON that is read here: half a surrogate pair") from error

@@ -22,7 +22,7 @@ from ..errors import CorruptFileError, UnsafeFileError
 from ..sources import Source
 from .flatbuffer import Flatbuffer, Table
 
-__all__ = ["IDENTIFIER", "Listed", "Model", "Quantization", "read_model"]
+__all__ = ["IDENTIFIER", "Arguments", "Listed", "Model", "Quantization", "read_model"]
 
 IDENTIFIER = b"TFL3"  # schema.fbs, file_identifier
 MAX_TENSORS = 1_000_000
@@ -104,6 +104,17 @@ class Listed(NamedTuple):
     weight: bool
 
 
+class Argument(NamedTuple):
+    """An input or output of a signature; dimensions of any size are -1."""
+
+    tensor: bytes
+    type: int
+    shape: tuple[int, ...]
+
+
+Arguments = dict[str, Argument]
+
+
 @dataclass
 class Model:
     """What a file holds."""
@@ -112,7 +123,8 @@ class Model:
     description: str = ""
     subgraphs: int = 0
     operators: int = 0
-    signatures: list[str] = field(default_factory=list)
+    custom: list[str] = field(default_factory=list)
+    signatures: dict[str, tuple[Arguments, Arguments]] = field(default_factory=dict)
     metadata: list[str] = field(default_factory=list)
     tensors: list[Listed] = field(default_factory=list)
 
@@ -141,12 +153,18 @@ class _Reader:
         model.version = root.number(0, "I")
         model.description = _text(root.text(3))
         self._buffers = root.places(4)
-        self._codes = [_code(each) for each in self._tables(root, 1)]
-        model.signatures = [_text(each.text(2)) for each in self._tables(root, 7)]
+        codes = list(self._tables(root, 1))
+        self._codes = [_code(each) for each in codes]
+        model.custom = [_text(each.text(1)) for each in codes if each.has(1)]
         model.metadata = [_text(each.text(0)) for each in self._tables(root, 6)]
         for number, graph in enumerate(self._tables(root, 2)):
             model.subgraphs += 1
             self._subgraph(number, graph)
+        graphs = root.places(2)
+        for each in self._tables(root, 7):
+            graph = self._data.table_at(_at(graphs, each.number(4, "I"), "subgraph"))
+            found = self._arguments(each, 0, graph), self._arguments(each, 1, graph)
+            model.signatures[_text(each.text(2))] = found
         return model
 
     def _tables(self, table: Table, field: int) -> Iterator[Table]:
@@ -194,6 +212,20 @@ class _Reader:
             )  # fmt: skip
         return (start, length) if length else None
 
+    # Signatures
+
+    def _arguments(self, signature: Table, field: int, graph: Table) -> Arguments:
+        """Return the inputs, field 0, or the outputs, field 1, by name."""
+        places = graph.places(0)
+        found = {}
+        for each in self._tables(signature, field):
+            tensor = self._data.table_at(_at(places, each.number(1, "I"), "tensor"))
+            # The second of the two lists says which dimensions may change.
+            shape = tensor.numbers(7, "i") or tensor.numbers(0, "i")
+            argument = Argument(tensor.text(3), tensor.number(1, "b"), tuple(map(int, shape)))
+            found[_text(each.text(0))] = argument
+        return found
+
     # What the operators say
 
     def _weight_inputs(self, graph: Table) -> set[int]:
@@ -224,6 +256,14 @@ class _Reader:
                 "number of an operator", expected=f"below {len(self._codes)}", got=number
             )
         return self._codes[number]
+
+
+def _at(places: range, number: int, what: str) -> int:
+    if number >= len(places):
+        raise CorruptFileError(
+            f"number of a {what}", where="signature", expected=f"below {len(places)}", got=number
+        )
+    return places[number]
 
 
 def _code(entry: Table) -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "STORED",
     "Member",
     "MemberStream",
+    "find_directory",
     "read_members",
 ]
 
@@ -97,7 +98,7 @@ def read_members(source: Source) -> list[Member]:
         CorruptFileError: the archive contradicts itself, or uses what is not read here.
         UnsafeFileError: a name leads out of a folder, or a size is not credible.
     """
-    start, length, count = _find_directory(source)
+    start, length, count = find_directory(source)
     data = source.read(start, length)
     members: dict[str, Member] = {}
     for raw, member in _records(data, start):
@@ -115,7 +116,7 @@ def read_members(source: Source) -> list[Member]:
     return list(members.values())
 
 
-def _find_directory(source: Source) -> tuple[int, int, int]:
+def find_directory(source: Source) -> tuple[int, int, int]:
     """Return offset and length in bytes of the central directory and its number of records."""
     end, fields = _end_record(source)
     wide = _zip64_end_record(source, end)

@@ -24,6 +24,7 @@ Producers and their quirks: tf.compat.v1.graph_util.convert_variables_to_constan
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ..containers.graph_kinds import binary_source, is_graph, is_graph_text
 from ..containers.messages import Body
@@ -34,6 +35,9 @@ from ..notes import Kind, Note
 from ..registry import Format, Location, ReadOptions
 from ..sources import FileSource, Source
 from ..tensors import Role, TensorDict
+
+if TYPE_CHECKING:
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -96,10 +100,19 @@ def _notes(found: Constants) -> Iterator[Note]:
         yield Note(Kind.SOURCE, "nothing in the graph proves that a constant is a weight")
 
 
+def _scan(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..graphs.risky_ops import risky_nodes
+
+    del options
+    [source] = tensors.sources  # binary, also where the file is text
+    yield from risky_nodes(Body.whole(source), str(location.path))
+
+
 FORMAT = Format(
     name="frozen-graph",
     title="TensorFlow frozen graph",
     extensions=(".pb", ".pbtxt"),
     sniff=_sniff,
     open=_open,
+    scan=_scan,
 )

@@ -26,10 +26,11 @@ our attribute `dtype`. Not read: other attributes, strings of variable length in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..containers import hdf5_strings as strings
 from ..containers.h5_reading import read_tree
@@ -55,6 +56,9 @@ from ..tensors import (
     TensorSpec,
 )
 from ..ties import untied
+
+if TYPE_CHECKING:
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -350,6 +354,13 @@ def _component(part: str) -> str:
     return escape(part, "%\0") if _ESCAPED.search(part) else part
 
 
+def _audit(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..containers.h5_audit import audit_h5
+
+    del location, options
+    yield from audit_h5(tensors.sources[0])
+
+
 FORMAT = Format(
     name="hdf5",
     title="HDF5",
@@ -360,4 +371,5 @@ FORMAT = Format(
     options=frozenset({"flat", "compress", "provenance"}),
     generic=True,
     limits="links out, virtual datasets, compound types",
+    audit=_audit,
 )

@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..containers.h5_blocks import SIGNATURE
 from ..containers.h5_locator import OutsideSubset, glance
@@ -60,12 +60,16 @@ from ..graphs.keras_h5_targets import (
     unordered,
 )
 from ..graphs.keras_layout import KERAS_3
+from ..graphs.optimizer_facts import optimizers_of_layer
 from ..names import decode
 from ..notes import Kind, Note
 from ..output import Plan, ReadBack
 from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import FileSource, Source
 from ..tensors import Tensor, TensorDict, TensorSpec, with_texts
+
+if TYPE_CHECKING:
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -239,11 +243,12 @@ class _File:
         """Facts for `inspect`."""
         found: dict[str, object] = {
             "kind": self.kind,
-            "keras_version": self.version or self.tree.text("", "keras_version"),
+            "producer": "Keras",
+            "producer_version": self.version or self.tree.text("", "keras_version"),
             "backend": self.backend,
             "model": self.model and self.model.kind,
             "model_name": self.model and self.model.name,
-            "optimizer": self.optimizer and self.optimizer.kind,
+            "optimizers": optimizers_of_layer(self.optimizer),
         }
         return {key: value for key, value in found.items() if value}
 
@@ -428,6 +433,23 @@ def _check_named(tensors: TensorDict, target: Path) -> None:
                 )  # fmt: skip
 
 
+# Checking
+
+
+def _audit(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..containers.h5_audit import audit_h5
+
+    del location, options
+    yield from audit_h5(tensors.sources[0])
+
+
+def _scan(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..graphs.model_audit import scan_configs
+
+    del location, options
+    yield from scan_configs(tensors.attachments, (MODEL_CONFIG, TRAINING_CONFIG))
+
+
 FORMAT = Format(
     name="keras-h5",
     title="Keras .h5",
@@ -437,4 +459,6 @@ FORMAT = Format(
     plan=_plan,
     options=frozenset({"config"}),
     limits="CuDNN gates in the layout of today; texts of variable length in chunks",
+    audit=_audit,
+    scan=_scan,
 )

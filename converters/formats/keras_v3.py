@@ -30,12 +30,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..containers.h5_writer import NewDataset
 from ..containers.keras_archive import TASK, Part, Parts, find, is_keras_model
+from ..containers.keras_attachments import CONFIG
 from ..containers.keras_store import Store, read_store
 from ..containers.keras_writer import (
     Beside,
@@ -54,11 +55,15 @@ from ..graphs.keras_layout import KERAS_3, Layout
 from ..graphs.keras_names import Described, QuantisedLayer, describe
 from ..graphs.keras_quantisation import dequantise
 from ..graphs.keras_targets import Fit, fit, fit_by_key, looks_like_key
+from ..graphs.optimizer_facts import optimizers_of_layer
 from ..notes import Kind, Note
 from ..output import Plan, PlannedFile, ReadBack
 from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import Source
 from ..tensors import Origin, Tensor, TensorDict
+
+if TYPE_CHECKING:
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -116,9 +121,8 @@ def _tensors(parts: Parts, store: Store, options: ReadOptions) -> TensorDict:
     model = parse(parts.config, major)
     readable = options.names == "readable"
     specs = {key: tensor.spec for key, tensor in store.tensors.items()}
-    described = describe(
-        specs, store.labels, model, optimizer(parts.config, major), readable=readable
-    )
+    compiled = optimizer(parts.config, major)
+    described = describe(specs, store.labels, model, compiled, readable=readable)
     names = {origin.key: name for name, origin in described.origins.items()}
     tensors = {name: store.tensors[origin.key] for name, origin in described.origins.items()}
     origins = dict(described.origins)
@@ -128,12 +132,12 @@ def _tensors(parts: Parts, store: Store, options: ReadOptions) -> TensorDict:
         notes.extend(_dequantise(described, names, tensors, origins))
     return TensorDict(
         format=FORMAT.name,
-        summary=f"{FORMAT.title} {parts.kind}",
+        summary=f"{FORMAT.title} {parts.kind}{_shards(parts.shards)}",
         tensors=tensors,
         origins=origins,
         notes=tuple(notes),
         attachments={**parts.attachments, LABELS: _labels(parts, store)},
-        details=_details(parts, model, described),
+        details=_details(parts, model, compiled, described),
         sources=tuple(parts.sources),
     )
 
@@ -153,13 +157,24 @@ def _major(parts: Parts, store: Store) -> int:
     return major_of(parts.config)
 
 
-def _details(parts: Parts, model: Layer | None, described: Described) -> dict[str, object]:
-    details: dict[str, object] = {"kind": parts.kind}
+def _shards(count: int) -> str:
+    return f", {count} shard{'s' if count > 1 else ''}" if count else ""
+
+
+def _details(
+    parts: Parts, model: Layer | None, compiled: Layer | None, described: Described
+) -> dict[str, object]:
+    details: dict[str, object] = {"kind": parts.kind, "producer": "Keras"}
+    if parts.shards:
+        details["shards"] = parts.shards
     if parts.version:
-        details["keras_version"] = parts.version
+        details["producer_version"] = parts.version
     if model is not None:
         details["model"] = model.kind
         details["model_name"] = model.name
+    optimizers = optimizers_of_layer(compiled)
+    if optimizers:
+        details["optimizers"] = optimizers
     if described.lora:
         details["lora_rank"] = described.lora
     modes = {each.name: each.layer.mode or "not said" for each in described.quantised}
@@ -400,6 +415,23 @@ def _target_notes(
         yield Note(Kind.TARGET, text)
 
 
+# Checking
+
+
+def _audit(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..containers.keras_audit import audit_keras
+
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    yield from audit_keras(location, nbytes, verify=options.verify)
+
+
+def _scan(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..graphs.model_audit import scan_configs
+
+    del location, options
+    yield from scan_configs(tensors.attachments, (CONFIG,))
+
+
 FORMAT = Format(
     name="keras-v3",
     title="Keras 3",
@@ -409,4 +441,6 @@ FORMAT = Format(
     plan=_plan,
     options=frozenset({"config", "folder", "max_shard_bytes"}),
     limits="weights pickled in npz; models without a config",
+    audit=_audit,
+    scan=_scan,
 )

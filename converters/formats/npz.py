@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
@@ -69,6 +69,9 @@ from ..tensors import (
     byte_swapped,
 )
 from ..ties import untied
+
+if TYPE_CHECKING:
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -433,6 +436,14 @@ def _stored_name(name: str) -> str:
     return stored
 
 
+def _audit(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..containers.zip_audit import audit_zip
+
+    del location
+    members = (f"{tensors.origin(name).key}{SUFFIX}" for name in tensors)
+    yield from audit_zip(tensors.sources[0], {*members, RECORD}, verify=options.verify)
+
+
 FORMAT = Format(
     name="npz",
     title="NumPy archive (npz)",
@@ -442,4 +453,5 @@ FORMAT = Format(
     plan=_plan,
     options=frozenset({"compress"}),
     limits="arrays of objects, structures and dates",
+    audit=_audit,
 )

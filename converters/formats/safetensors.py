@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from ..containers.safetensors_header import (
     CODES,
@@ -32,6 +33,7 @@ from ..containers.safetensors_header import (
     Row,
     build_header,
     carrier_of,
+    data_bytes,
     read_header,
     row,
 )
@@ -47,6 +49,7 @@ from ..containers.safetensors_index import (
     others_beside,
     read_index,
     set_names,
+    stray_shards,
 )
 from ..dtypes import DType
 from ..errors import ConvertError, CorruptFileError, TargetError, UsageError
@@ -58,6 +61,9 @@ from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import FileSource
 from ..tensors import Origin, Tensor, TensorDict
 from ..ties import other_names, ties
+
+if TYPE_CHECKING:
+    from ..findings import Finding
 
 __all__ = ["CODES", "FORMAT", "MAX_HEADER_BYTES"]
 
@@ -322,7 +328,8 @@ def _carrier(name: str, dtype: DType, path: Path) -> DType:
             f"safetensors has no {dtype}",
             path=path,
             where=f"tensor `{name}`",
-            hint=f"cast it with --dtype {name + '=c64'!r}, or choose .npz or .h5",
+            hint=f"cast it with --dtype {name + '=c64'!r}, choose .npz or .h5, "
+            f"or leave it out with --exclude {name!r}",
         )
     return carrier
 
@@ -391,6 +398,27 @@ def _removal(removed: Sequence[Path], options: WriteOptions) -> Note:
     return Note(Kind.TARGET, f"the older model of this name is removed: {shown}")
 
 
+# Checking
+
+
+def _audit(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..findings import Finding, Level
+
+    del options
+    place = find(location)
+    if not is_index(place):
+        return  # header and data were compared when it was opened
+    index = read_index(place.path)
+    for path in stray_shards(place.path, index.files):
+        text = "shard that the index does not list; it may be of another save"
+        yield Finding("integrity/stray-file", Level.WARNING, text, path=str(path))
+    said = index.values.get("total_size")
+    held = sum(map(data_bytes, tensors.sources)) if not tensors.broken else said
+    if isinstance(said, int) and said != held:
+        text = f"`total_size` says {said:,} bytes, and the shards hold {held:,}"
+        yield Finding("integrity/size", Level.WARNING, text, path=str(place.path))
+
+
 FORMAT = Format(
     name="safetensors",
     title="safetensors",
@@ -401,4 +429,5 @@ FORMAT = Format(
     options=frozenset({"folder", "max_shard_bytes", "untie"}),
     metadata=True,
     limits="packed 4- and 6-bit types; complex128 is not written",
+    audit=_audit,
 )

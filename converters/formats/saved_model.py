@@ -21,21 +21,21 @@ writes two shards; `SavedModelBuilder` writes one meta graph for each set of tag
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..containers.bundle_writer import plan_bundle
 from ..containers.graph_kinds import binary_source, is_saved_model, is_saved_model_text
-from ..containers.graph_proto import (
-    MetaGraph,
-    Signature,
-    TensorInfo,
-    asset_collection,
-    meta_graphs,
+from ..containers.graph_proto import MetaGraph, asset_collection, meta_graphs
+from ..containers.keras_metadata import (
+    KerasObject,
+    describe_object,
+    metadata_texts,
+    read_keras_metadata,
 )
-from ..containers.keras_metadata import KerasObject, describe_object, read_keras_metadata
 from ..containers.messages import Body
 from ..containers.saved_model_files import (
     FINGERPRINT,
@@ -55,6 +55,7 @@ from ..graphs.keras_object_names import names_in_models
 from ..graphs.meta_graph import META_BYTES, GraphFacts, graph_facts
 from ..graphs.object_aliases import aliases
 from ..graphs.object_graph import describe
+from ..graphs.optimizer_facts import optimizers_of_metadata
 from ..graphs.saved_object_graph import (
     SavedObjectGraph,
     duplicates,
@@ -69,6 +70,9 @@ from ..output import Plan, ReadBack
 from ..registry import Format, Location, ReadOptions, WriteOptions
 from ..sources import FileSource, Source
 from ..tensors import Origin, Tensor, TensorDict, variant_notes, with_texts
+
+if TYPE_CHECKING:
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -222,7 +226,8 @@ class _Model:
             data = b"".join(bundle.tensors[GRAPH_KEY].elements())
             graph = ObjectGraph.parse(data)
         except CorruptFileError as error:
-            self._note(f"the object graph cannot be read, so names are keys: {error.message}")
+            text = f"the object graph cannot be read, so names are keys: {error.message}"
+            self._notes.append(Note(Kind.METADATA_LOST, text))
             return {key: Origin(key) for key in keys}
         self._object_graph = data
         readable = self._options.names == "readable"
@@ -255,6 +260,7 @@ class _Model:
         except CorruptFileError as error:
             self._note(f"its graph tells nothing, so roles are read off names: {error.what}")
             return GraphFacts()
+        self._optimizers(facts.optimizers)
         unsaved = {key: (key,) for key in keys if key not in facts.saved and key in facts.listed}
         return replace(facts, saved={**facts.saved, **unsaved})
 
@@ -314,12 +320,13 @@ class _Model:
             "kind": "TF2" if saved else "TF1",
             "folder": str(folder),
             "graph": self._found.graph.name,
-            "producer": meta.producer,
+            "producer": "TensorFlow",
+            "producer_version": meta.producer,
             "tags": sorted(meta.tags),
             "tag_sets": [sorted(graph.tags) for graph in graphs],
             "hub": (folder / _HUB).is_file(),
             "signatures": {
-                name: _signature(each)
+                name: each.json()
                 for name, each in sorted(meta.signatures.items())
                 if name != _INIT_SIGNATURE
             },
@@ -337,19 +344,26 @@ class _Model:
     def _read_keras(self, saved: SavedObjectGraph | None) -> list[KerasObject]:
         path = self._found.folder / _KERAS
         if not path.is_file():
-            return [
-                describe_object(number, node.identifier, node.metadata)
+            nodes = [
+                (number, node.identifier, node.metadata)
                 for number, node in enumerate(saved.nodes if saved else ())
                 if node.identifier.startswith("_tf_keras_") and node.metadata
             ]
+            self._optimizers(optimizers_of_metadata(text for _, _, text in nodes))
+            return [describe_object(*node) for node in nodes]
         source = FileSource(path)
         try:
+            self._optimizers(optimizers_of_metadata(metadata_texts(Body.whole(source))))
             return list(read_keras_metadata(Body.whole(source)))
         except ConvertError as error:
             self._note(f"`{_KERAS}` cannot be read: {error.message}")
             return []
         finally:
             source.close()
+
+    def _optimizers(self, found: Sequence[Mapping[str, object]]) -> None:
+        if found:
+            self._details["optimizers"] = found
 
     def _note(self, text: str) -> None:
         self._notes.append(Note(Kind.SOURCE, text))
@@ -366,19 +380,6 @@ def _content(bundle: Bundle, key: str) -> Hashable | None:
 
 def _tags(tags: frozenset[str]) -> str:
     return f"`{','.join(sorted(tags))}`" if tags else "`` (none)"
-
-
-def _signature(signature: Signature) -> dict[str, object]:
-    return {
-        "method": signature.method,
-        "inputs": {name: _tensor_info(each) for name, each in sorted(signature.inputs.items())},
-        "outputs": {name: _tensor_info(each) for name, each in sorted(signature.outputs.items())},
-    }
-
-
-def _tensor_info(info: TensorInfo) -> dict[str, object]:
-    shape = None if info.shape is None else list(info.shape)
-    return {"tensor": info.name, "dtype": info.dtype, "shape": shape}
 
 
 # Writing
@@ -456,6 +457,28 @@ def _left_out(found: FoundModel) -> Iterator[Note]:
         yield Note(Kind.TARGET, text)
 
 
+# Checking
+
+
+def _audit(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..graphs.model_audit import audit_saved_model
+
+    found = find_model(location.path, step=options.step, latest=options.latest)
+    yield from audit_saved_model(found, tensors, verify=options.verify)
+
+
+def _scan(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..graphs.model_audit import scan_saved_model
+
+    del tensors  # all meta graphs count, not only the one that was opened
+    found = find_model(location.path, step=options.step, latest=options.latest)
+    source = _graph_source(found.graph)
+    try:
+        yield from scan_saved_model(found, meta_graphs(Body.whole(source)))
+    finally:
+        source.close()
+
+
 FORMAT = Format(
     name="saved-model",
     title="TensorFlow SavedModel",
@@ -466,4 +489,6 @@ FORMAT = Format(
     options=frozenset({"folder", "template", "max_shard_bytes"}),
     needs=frozenset({"template"}),
     limits="chunked `.cpb` files; weights alone, without a template",
+    audit=_audit,
+    scan=_scan,
 )

@@ -18,10 +18,10 @@ MaxShardSizePolicy slice variables; s390x writes big endian.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containers.bundle_writer import Row, plan_bundle
 from ..containers.checkpoint_files import build_state, find, looks_like_checkpoint
@@ -36,6 +36,9 @@ from ..output import Plan, PlannedFile, ReadBack
 from ..registry import Format, Location, ReadOptions, WriteOptions, claims
 from ..tensors import Origin, TensorDict, variant_notes, with_texts
 from ..ties import other_names
+
+if TYPE_CHECKING:
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -75,6 +78,8 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
             "kind": kind,
             "prefix": str(found.prefix),
             "shards": shards,
+            **({} if found.step is None else {"step": found.step}),
+            **({"optimizers": named.optimizers} if named.optimizers else {}),
             "byte_order": "big" if bundle.header.big_endian else "little",
             "other_checkpoints": [str(other) for other in found.others],
             **({"aliases": named.aliases} if named.aliases else {}),
@@ -94,19 +99,21 @@ class _Named(NamedTuple):
     notes: list[Note]
     aliases: Mapping[str, list[str]] = MappingProxyType({})
     graph: bytes = b""
+    optimizers: Sequence[Mapping[str, Any]] = ()
 
 
 def _named(bundle: Bundle, prefix: Path, *, readable: bool) -> _Named:
     if GRAPH_KEY not in bundle.tensors:
         shapes = {key: tensor.spec.shape for key, tensor in bundle.tensors.items()}
-        return _Named(*describe_names(shapes, find_meta(prefix), shapes=shapes))
+        found = describe_names(shapes, find_meta(prefix), shapes=shapes)
+        return _Named(found.origins, found.notes, optimizers=found.optimizers)
     keys = [key for key in bundle.tensors if key != GRAPH_KEY]
     try:
         data = b"".join(bundle.tensors[GRAPH_KEY].elements())
         graph = ObjectGraph.parse(data)
     except CorruptFileError as error:
         text = f"the object graph cannot be read, so names are keys: {error.message}"
-        return _Named({key: Origin(key) for key in keys}, [Note(Kind.SOURCE, text)])
+        return _Named({key: Origin(key) for key in keys}, [Note(Kind.METADATA_LOST, text)])
     origins = describe(graph, keys, readable=readable)
     return _Named(origins, [], aliases(graph, origins), data)
 
@@ -232,6 +239,28 @@ def _state_file(
     return (PlannedFile(path, len(state), literals=((0, state),)),), ()
 
 
+# Checking
+
+
+def _audit(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..containers.bundle_audit import audit_bundle, audit_surroundings
+    from ..graphs.model_audit import audit_meta
+
+    found = find(location.path, step=options.step, latest=options.latest)
+    read = (tensors.origin(name).key for name in tensors)
+    yield from audit_bundle(found.prefix, read, verify=options.verify)
+    yield from audit_surroundings(found, location.path)
+    yield from audit_meta(find_meta(found.prefix))
+
+
+def _scan(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..graphs.model_audit import scan_meta
+
+    del tensors
+    found = find(location.path, step=options.step, latest=options.latest)
+    yield from scan_meta(find_meta(found.prefix))
+
+
 FORMAT = Format(
     name="tf-checkpoint",
     title="TensorFlow checkpoint V2",
@@ -240,4 +269,6 @@ FORMAT = Format(
     open=_open,
     plan=_plan,
     options=frozenset({"max_shard_bytes", "object_based", "layout_of"}),
+    audit=_audit,
+    scan=_scan,
 )

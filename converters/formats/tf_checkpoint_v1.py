@@ -18,11 +18,17 @@ is such a checkpoint, called `export`, beside its graph `export.meta`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from ..containers.checkpoint_files import find, looks_like_checkpoint
 from ..containers.tensor_slices import TensorSlices
 from ..graphs.variable_roles import describe_names, find_meta
 from ..registry import Format, Location, ReadOptions
 from ..tensors import TensorDict, with_texts
+
+if TYPE_CHECKING:
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -35,23 +41,46 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
     found = find(location.path, step=options.step, latest=options.latest, version=1)
     slices = TensorSlices.open(found.files, verify=options.verify)
     shapes = {name: tensor.spec.shape for name, tensor in slices.tensors.items()}
-    origins, graph_notes = describe_names(shapes, find_meta(found.base), shapes=shapes)
+    described = describe_names(shapes, find_meta(found.base), shapes=shapes)
     shards = len(found.files)
     return TensorDict(
         format=FORMAT.name,
         summary=f"{FORMAT.title} `{found.prefix.name}`, {shards} shard{'s' if shards > 1 else ''}",
         tensors=slices.tensors,
-        origins=with_texts(origins, slices.tensors),
-        notes=(*found.notes, *found.choice(), *slices.notes, *graph_notes),
+        origins=with_texts(described.origins, slices.tensors),
+        notes=(*found.notes, *found.choice(), *slices.notes, *described.notes),
         broken=slices.broken,
         details={
             "kind": "name-based",
             "prefix": str(found.prefix),
             "shards": shards,
+            **({} if found.step is None else {"step": found.step}),
+            **({"optimizers": described.optimizers} if described.optimizers else {}),
             "other_checkpoints": [str(other) for other in found.others],
         },
         sources=slices.sources,
     )
+
+
+def _audit(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..containers.bundle_audit import audit_surroundings, audit_table
+    from ..graphs.model_audit import audit_meta
+
+    del tensors
+    found = find(location.path, step=options.step, latest=options.latest, version=1)
+    for path in found.files:
+        if path.is_file():
+            yield from audit_table(path)
+    yield from audit_surroundings(found, location.path)
+    yield from audit_meta(find_meta(found.base))
+
+
+def _scan(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..graphs.model_audit import scan_meta
+
+    del tensors
+    found = find(location.path, step=options.step, latest=options.latest, version=1)
+    yield from scan_meta(find_meta(found.base))
 
 
 FORMAT = Format(
@@ -60,4 +89,6 @@ FORMAT = Format(
     extensions=(),
     sniff=_sniff,
     open=_open,
+    audit=_audit,
+    scan=_scan,
 )

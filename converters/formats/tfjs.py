@@ -31,7 +31,7 @@ from ..containers.strict_json import JSON_BYTES, read_json
 from ..containers.weights_manifest import MANIFESTS, Stored, Weights, is_old_graph, read_weights
 from ..dtypes import DType
 from ..errors import ConvertError, CorruptFileError
-from ..graphs.json_graph import roles_in_graph
+from ..graphs.json_graph import roles_in_graph, signature_of
 from ..graphs.name_patterns import STATISTICS, describe_by_name, leaf_of
 from ..notes import Kind, Note
 from ..registry import Format, Location, ReadOptions
@@ -40,6 +40,8 @@ from ..tensors import Evidence, Origin, Role, Tensor, TensorDict
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -241,13 +243,13 @@ def _notes(stored: Mapping[str, Stored]) -> Iterator[Note]:
 
 def _details(weights: Weights, content: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     for key, label in (
-        ("format", "kind"), ("generatedBy", "generated_by"), ("convertedBy", "converted_by"),
+        ("format", "kind"), ("generatedBy", "generated_by"), ("convertedBy", "producer"),
     ):  # fmt: skip
         if isinstance(content.get(key), str):
             yield label, content[key]
     yield "shards", len(weights.sources)
     if isinstance(content.get("signature"), dict):
-        yield "signature", content["signature"]
+        yield "signatures", {"default": signature_of(content["signature"]).json()}
     quantized = {
         name: {
             "dtype": each.quantization.dtype.label,
@@ -261,10 +263,26 @@ def _details(weights: Weights, content: Mapping[str, Any]) -> Iterator[tuple[str
         yield "quantization", quantized
 
 
+def _scan(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    """Yield what is dangerous where the model goes back to Python; a browser has no files."""
+    from ..graphs.json_graph import graph_of_json
+    from ..graphs.risky_config import risky_parts
+    from ..graphs.risky_ops import risky_nodes
+
+    del options, tensors
+    path = _find(location) or location.path
+    topology = _read_manifest(path).get("modelTopology")
+    if _is_graph(topology):
+        yield from risky_nodes(graph_of_json(topology, path), str(path))
+    else:
+        yield from risky_parts(topology, str(path), "`modelTopology`")
+
+
 FORMAT = Format(
     name="tfjs",
     title="TensorFlow.js",
     extensions=(".json",),
     sniff=_sniff,
     open=_open,
+    scan=_scan,
 )

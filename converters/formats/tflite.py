@@ -26,8 +26,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..containers.computed import ComputedTensor
+from ..containers.graph_proto import Signature, TensorInfo
 from ..containers.packed_integers import PACKED_BITS, UnpackedTensor, packed_bytes
-from ..containers.tflite_model import IDENTIFIER, Listed, Model, Quantization, read_model
+from ..containers.tflite_model import (
+    IDENTIFIER,
+    Arguments,
+    Listed,
+    Model,
+    Quantization,
+    read_model,
+)
 from ..dtypes import DType
 from ..errors import CorruptFileError
 from ..names import decode
@@ -47,6 +55,8 @@ from ..tensors import (
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ..findings import Finding
 
 __all__ = ["FORMAT"]
 
@@ -244,13 +254,15 @@ def _bad_strings(extent: Extent, expected: str, got: object) -> CorruptFileError
 
 
 def _details(model: Model, quantized: dict[str, Quantization]) -> Iterator[tuple[str, Any]]:
-    yield "version", model.version
+    yield "schema_version", model.version
     if model.description:
         yield "producer", model.description
     yield "subgraphs", model.subgraphs
     yield "operators", model.operators
+    if model.custom:
+        yield "custom_operators", model.custom
     if model.signatures:
-        yield "signatures", model.signatures
+        yield "signatures", {name: _signature(*each) for name, each in model.signatures.items()}
     if model.metadata:
         yield "metadata", model.metadata
     if quantized:
@@ -263,10 +275,35 @@ def _details(model: Model, quantized: dict[str, Quantization]) -> Iterator[tuple
         )
 
 
+def _scan(location: Location, options: ReadOptions, tensors: TensorDict) -> Iterator[Finding]:
+    from ..graphs.risky_ops import custom_operators
+
+    del options
+    custom: Any = tensors.details.get("custom_operators", ())
+    yield from custom_operators(custom, str(location.path))
+
+
+def _signature(inputs: Arguments, outputs: Arguments) -> dict[str, object]:
+    return Signature(_infos(inputs), _infos(outputs)).json()
+
+
+def _infos(arguments: Arguments) -> dict[str, TensorInfo]:
+    return {
+        name: TensorInfo(decode(each.tensor), _label(each.type), each.shape)
+        for name, each in arguments.items()
+    }
+
+
+def _label(number: int) -> str:
+    dtype = DTYPES.get(number)
+    return f"type {number}" if dtype is None else dtype.label
+
+
 FORMAT = Format(
     name="tflite",
     title="TensorFlow Lite",
     extensions=(".tflite",),
     sniff=_sniff,
     open=_open,
+    scan=_scan,
 )

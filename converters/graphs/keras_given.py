@@ -178,7 +178,7 @@ def _attached(tensors: TensorDict, path: Path, *, own: bool) -> Given | None:
         known = not own and tensors.format == KERAS_3
         return Given(path, b"", False, None, weights=tensors) if known else None
     metadata = _content(held, METADATA, path)
-    version = tensors.details.get("keras_version")
+    version = tensors.details.get("producer_version")
     return Given(
         path,
         text,

@@ -201,7 +201,7 @@ def by_names(tensors: TensorDict, beside: Iterable[str]) -> LegacyModel:
         )
         for layer, names in layers.items()
     ]
-    version = tensors.details.get("keras_version") if tensors.format == KERAS_H5 else None
+    version = tensors.details.get("producer_version") if tensors.format == KERAS_H5 else None
     return LegacyModel(
         listed,
         [_listed(tensors, name, name) for name in top],

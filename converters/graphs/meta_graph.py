@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..containers.graph_proto import MetaGraph, meta_graph
 from ..containers.messages import Body, MemorySource
@@ -30,6 +30,7 @@ from ..containers.wire import fields
 from ..errors import ConvertError, UnsafeFileError
 from ..names import decode
 from .graph_nodes import Nodes, base_name
+from .graph_optimizers import optimizers_of
 
 __all__ = ["GraphFacts", "Slot", "graph_facts", "read_meta"]
 
@@ -89,6 +90,7 @@ class GraphFacts:
         statistics: moving averages of batch statistics.
         hyper: what optimizers keep for themselves, such as powers of beta.
         steps: global steps.
+        optimizers: kind and parameters of each.
     """
 
     saved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -101,6 +103,7 @@ class GraphFacts:
     statistics: frozenset[str] = frozenset()
     hyper: frozenset[str] = frozenset()
     steps: frozenset[str] = frozenset()
+    optimizers: tuple[dict[str, Any], ...] = ()
 
     def trainable(self, variable: str) -> bool | None:
         """Tell whether a variable is trained; None where the graph does not say."""
@@ -169,6 +172,11 @@ def graph_facts(meta: MetaGraph, keys: Iterable[str]) -> GraphFacts:
         statistics=_statistics(nodes) | {name for name, source in followed.items() if not source},
         hyper=_hyper(nodes),
         steps=frozenset(_collection(meta, "global_step")),
+        optimizers=tuple(
+            optimizers_of(
+                nodes, ((each.kind, each.inputs, each.places) for each in _applies(nodes))
+            )
+        ),
     )
 
 
@@ -240,27 +248,38 @@ def _rows(nodes: Nodes, node: bytes, first: int) -> Iterator[tuple[str, bytes]]:
 # Optimizers
 
 
-def _applies(nodes: Nodes) -> Iterator[tuple[tuple[bytes, ...], tuple[str, ...], list[int]]]:
-    """Yield, for every update of a variable, its inputs, its slots, and where parameters stand."""
+class _Apply(NamedTuple):
+    """An update of a variable: its inputs, slots, and where each parameter stands in them."""
+
+    kind: str
+    inputs: tuple[bytes, ...]
+    slots: tuple[str, ...]
+    places: Mapping[str, int]
+
+
+def _applies(nodes: Nodes) -> Iterator[_Apply]:
+    """Yield every update of a variable."""
     for op, names in nodes.ops().items():
         base = op.removeprefix(b"Resource")
         sparse = base.startswith(b"SparseApply")
-        slots, others = _APPLY_OPS.get(base.removeprefix(b"Sparse"), (None, ""))
+        dense = base.removeprefix(b"Sparse")
+        slots, others = _APPLY_OPS.get(dense, (None, ""))
         if slots is None:
             continue
         words = others.replace("grad", "grad indices" if sparse else "grad").split()
-        at = [
-            number
+        places = {
+            word: number
             for number, word in enumerate(words, 1 + len(slots))
             if word not in ("grad", "indices")
-        ]
+        }
+        kind = dense.removeprefix(b"Apply").decode("ascii")
         for name in names:
-            yield nodes.inputs(name), slots, at
+            yield _Apply(kind, nodes.inputs(name), slots, places)
 
 
 def _slots(nodes: Nodes) -> dict[str, Slot]:
     slots = {}
-    for inputs, names, _ in _applies(nodes):
+    for _, inputs, names, _ in _applies(nodes):
         found = [nodes.variable(tensor) for tensor in inputs[: 1 + len(names)]]
         owner = found[0] if found else None
         for slot, name in zip(found[1:], names, strict=False):
@@ -270,7 +289,12 @@ def _slots(nodes: Nodes) -> dict[str, Slot]:
 
 
 def _hyper(nodes: Nodes) -> frozenset[str]:
-    tensors = {inputs[n] for inputs, _, at in _applies(nodes) for n in at if n < len(inputs)}
+    tensors = {
+        each.inputs[number]
+        for each in _applies(nodes)
+        for number in each.places.values()
+        if number < len(each.inputs)
+    }
     return frozenset(decode(name) for each in tensors for name in nodes.variables_in(each))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..errors import ConvertError
 from ..notes import Kind, Note
@@ -11,7 +12,7 @@ from ..tensors import Evidence, Origin, Role
 from .meta_graph import GraphFacts, graph_facts, read_meta
 from .name_patterns import AVERAGE_SUFFIX, WEIGHT_LEAVES, Shapes, describe_by_name, leaf_of
 
-__all__ = ["describe_names", "describe_variables", "find_meta"]
+__all__ = ["DescribedNames", "describe_names", "describe_variables", "find_meta"]
 
 # As Saver writes it, binary or text, and as people call a text.
 _META_ENDINGS = (".meta", ".meta.pbtxt", ".pbtxt")
@@ -23,9 +24,17 @@ def find_meta(prefix: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+class DescribedNames(NamedTuple):
+    """What is known of each tensor by key, what was unusual, and what optimizers there are."""
+
+    origins: dict[str, Origin]
+    notes: list[Note]
+    optimizers: tuple[dict[str, Any], ...] = ()
+
+
 def describe_names(
     keys: Iterable[str], meta_path: Path | None = None, *, shapes: Shapes | None = None
-) -> tuple[dict[str, Origin], list[Note]]:
+) -> DescribedNames:
     """Return what is known of each tensor of a name-based checkpoint, by key in their order.
 
     Never raises for the sake of a graph: one that cannot be read is a note.
@@ -46,7 +55,7 @@ def describe_names(
         else:
             missing = [key for key in keys if key not in facts.saved and key not in facts.tables]
             notes += _missing(meta_path, missing, len(keys))
-    return describe_variables(keys, facts, shapes), notes
+    return DescribedNames(describe_variables(keys, facts, shapes), notes, facts.optimizers)
 
 
 def _missing(meta_path: Path, missing: list[str], total: int) -> list[Note]:

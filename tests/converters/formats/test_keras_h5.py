@@ -371,7 +371,8 @@ def test_roles_by_config(tmp_path: Path) -> None:
         }
         assert {tensors.origin(name).evidence for name in tensors} == {Evidence.CONFIG}
         assert tensors.details["model"] == "Functional"
-        assert tensors.details["keras_version"] == "2.15.0"
+        assert tensors.details["producer"] == "Keras"
+        assert tensors.details["producer_version"] == "2.15.0"
     assert found["bn/gamma"] == (Role.WEIGHT, True)
     assert found["bn/moving_variance"] == (Role.STATE, False)
     assert found["f/kernel"] == (Role.WEIGHT, False)

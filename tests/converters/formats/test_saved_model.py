@@ -387,7 +387,28 @@ def test_signatures_are_in_the_details(tmp_path: Path) -> None:
         "inputs": {"x": {"tensor": "x:0", "dtype": "float32", "shape": [3]}},
         "outputs": {},
     }
-    assert details["producer"] == "1.15.0"
+    assert (details["producer"], details["producer_version"]) == ("TensorFlow", "1.15.0")
+
+
+def test_the_optimizer_that_keras_notes_is_in_the_details(tmp_path: Path) -> None:
+    model = tf1_model(tmp_path / "model")
+    training = {
+        "optimizer_config": {
+            "class_name": "Custom>Adam",
+            "config": {"name": "Adam", "learning_rate": 0.01, "amsgrad": False},
+        }
+    }
+    texts = [
+        b'"training_config" that is no JSON',
+        b'{"training_config": null}',
+        json.dumps({"class_name": "Sequential", "training_config": training}).encode(),
+    ]
+    objects = [message((2, 0), (4, b"_tf_keras_model"), (5, text)) for text in texts]
+    (model / "keras_metadata.pb").write_bytes(message(*((1, each) for each in objects)))
+    with _open(model) as tensors:
+        [optimizer] = _details(tensors)["optimizers"]
+    assert optimizer["kind"] == "Adam"
+    assert optimizer["parameters"] == {"learning_rate": 0.01, "amsgrad": False}
 
 
 def test_what_keras_notes_is_in_the_details(tmp_path: Path) -> None:

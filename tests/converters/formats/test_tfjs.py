@@ -187,10 +187,32 @@ def test_a_conversion_streams_across_files(tmp_path: Path) -> None:
 
 def test_what_produced_it_is_in_the_details(tmp_path: Path) -> None:
     group = _group(tmp_path, KERNEL.tobytes(), [_row("w", KERNEL)])
-    path = _model(tmp_path, [group], signature={"inputs": {}}, convertedBy="x", generatedBy=None)
+    signature = {
+        "inputs": {
+            "x": {
+                "name": "x:0", "dtype": "DT_FLOAT",
+                "tensorShape": {"dim": [{"size": "-1"}, {"size": "3"}, {"size": "9" * 5000}]},
+            },
+            "any": {"name": "a:0", "dtype": "DT_INT32", "tensorShape": {"unknownRank": True}},
+            "odd": [],
+        },
+        "outputs": None,
+    }  # fmt: skip
+    path = _model(tmp_path, [group], signature=signature, convertedBy="x", generatedBy=None)
     with _open(path) as tensors:
         assert tensors.details == {
-            "kind": "layers-model", "converted_by": "x", "shards": 1, "signature": {"inputs": {}},
+            "kind": "layers-model", "producer": "x", "shards": 1,
+            "signatures": {
+                "default": {
+                    "method": "",
+                    "inputs": {
+                        "any": {"tensor": "a:0", "dtype": "int32", "shape": None},
+                        "odd": {"tensor": "", "dtype": "", "shape": None},
+                        "x": {"tensor": "x:0", "dtype": "float32", "shape": [-1, 3, -1]},
+                    },
+                    "outputs": {},
+                }
+            },
         }  # fmt: skip
 
 

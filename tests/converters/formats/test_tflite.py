@@ -225,7 +225,9 @@ def test_values_are_read_as_they_are_stored(tmp_path: Path) -> None:
         [note] = tensors.notes
         assert "3 tensors are quantised" in note.text
         assert tensors.details["producer"] == "made by hand"
-        assert tensors.details["signatures"] == ["serve"]
+        assert tensors.details["signatures"] == {
+            "serve": {"method": "", "inputs": {}, "outputs": {}}
+        }
         assert tensors.details["metadata"] == ["min_runtime_version"]
         assert tensors.details["quantization"] == {
             "q": {"scale": (0.5,), "zero_point": (-1,), "axis": 0},

@@ -68,7 +68,7 @@ def facts_of(data: bytes, *keys: str) -> GraphFacts:
 def describe(tmp_path: Path) -> Callable[..., dict[str, Origin]]:
     def run(data: bytes, *keys: str) -> dict[str, Origin]:
         (tmp_path / "m.meta").write_bytes(data)
-        origins, notes = describe_names(keys, tmp_path / "m.meta")
+        origins, notes, _ = describe_names(keys, tmp_path / "m.meta")
         assert notes == []
         return origins
 
@@ -270,7 +270,7 @@ def test_text_and_binary_say_the_same(tmp_path: Path) -> None:
         collection_def { key: "trainable_variables" value { bytes_list { value: "\\n\\003w:0" } } }
     """
     (tmp_path / "m.meta").write_bytes(text)
-    origins, notes = describe_names(["w"], tmp_path / "m.meta")
+    origins, notes, _ = describe_names(["w"], tmp_path / "m.meta")
     assert origins == {"w": Origin("w", Role.WEIGHT, None, True, Evidence.GRAPH)}
     assert notes == []
 
@@ -286,7 +286,7 @@ def test_the_graph_is_found_beside_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_graph_that_is_not_the_checkpoints_own_is_noted(tmp_path: Path) -> None:
     (tmp_path / "m.meta").write_bytes(meta([]))
-    origins, [note] = describe_names(["w", "w/Adam"], tmp_path / "m.meta")
+    origins, [note], _ = describe_names(["w", "w/Adam"], tmp_path / "m.meta")
     assert "does not save 2 of 2 tensors, such as `w`" in note.text
     assert origins["w/Adam"].owner == "w"
 
@@ -304,7 +304,7 @@ def test_a_graph_that_is_not_the_checkpoints_own_is_noted(tmp_path: Path) -> Non
 )
 def test_a_broken_graph_is_a_note_and_names_tell(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.meta").write_bytes(data)
-    origins, [note] = describe_names(["w", "w/Momentum"], tmp_path / "m.meta")
+    origins, [note], _ = describe_names(["w", "w/Momentum"], tmp_path / "m.meta")
     assert "`m.meta` tells nothing" in note.text
     assert origins["w/Momentum"].role is Role.SLOT
 
@@ -359,7 +359,7 @@ def test_damage_is_a_note_or_harmless(tmp_path: Path, samples: Path) -> None:
         damaged = bytearray(data)
         damaged[at] ^= 0xFF
         (tmp_path / "m.meta").write_bytes(damaged)
-        origins, _ = describe_names(["dense/kernel", "a"], tmp_path / "m.meta")
+        origins, _, _ = describe_names(["dense/kernel", "a"], tmp_path / "m.meta")
         assert list(origins) == ["dense/kernel", "a"]
     for length in range(0, len(data), 997):
         (tmp_path / "m.meta").write_bytes(data[:length])
@@ -397,7 +397,7 @@ def test_all_keys_of_old_checkpoints_are_mapped(corpus: Path) -> None:
     for path in sorted((corpus / "files/ckpt_v1").rglob("*.meta")):
         oracle = corpus / "oracle" / f"{path.parent.name}.json"
         keys = json.loads(oracle.read_text())["tensors"]
-        origins, notes = describe_names(keys, path)
+        origins, notes, _ = describe_names(keys, path)
         assert not notes
         assert {origin.role for origin in origins.values()} == {Role.WEIGHT}
         assert {origin.evidence for origin in origins.values()} == {Evidence.GRAPH}
