@@ -20,8 +20,12 @@ BERTS = {
     "600MB": (30_522, 512, 1024, 9),
     "1.3GB": (30_522, 512, 1024, 24),
 }
-TINY = "100k"
-TINY_COUNT = 100_000
+TINY, PAGE = "100k", "10k"
+COUNTS = {TINY: 100_000, PAGE: 10_000}
+# What looking is measured on: the largest, the same once more, and one of other numbers.
+LOOK = "look"
+LOOKED_AT, SAME, OTHER = "1.3GB", "1.3GB-same", "1.3GB-other"
+SEEDS = {OTHER: 1}
 # Kind: file, dense layers of two tensors each, and their width.
 LEGACY, ARCHIVE, MANY = "h5-440MB", "keras-440MB", "h5-5k"
 KERAS = {
@@ -29,7 +33,7 @@ KERAS = {
     ARCHIVE: ("model.keras", 100, 1048),
     MANY: ("model.h5", 2500, 152),
 }
-KINDS = (*BERTS, TINY, *KERAS)
+KINDS = (*BERTS, *COUNTS, *KERAS, LOOK)
 
 Shape = tuple[int, ...]
 
@@ -52,14 +56,18 @@ def files_of(folder: Path, kind: str) -> tuple[Path, ...]:
 
 def ensure(folder: Path, kinds: tuple[str, ...]) -> None:
     """Make what is not there yet."""
-    missing = [kind for kind in kinds if not files_of(folder, kind)[0].exists()]
+    if LOOK in kinds:
+        kinds = (*(kind for kind in kinds if kind != LOOK), LOOKED_AT, SAME, OTHER, PAGE)
+    missing = [each for each in dict.fromkeys(kinds) if not files_of(folder, each)[0].exists()]
     if missing:
         subprocess.run([sys.executable, __file__, str(folder), *missing], check=True)
 
 
 def shapes_of(kind: str) -> dict[str, Shape]:
     """Return the shapes of a checkpoint by tensor name."""
-    return dict(_tiny() if kind == TINY else _bert(*BERTS[kind]))
+    if kind in COUNTS:
+        return dict(_tiny(COUNTS[kind]))
+    return dict(_bert(*BERTS[LOOKED_AT if kind in (SAME, OTHER) else kind]))
 
 
 def _bert(words: int, positions: int, width: int, layers: int) -> Iterator[tuple[str, Shape]]:
@@ -89,12 +97,12 @@ def _norm(scope: str, width: int) -> Iterator[tuple[str, Shape]]:
     yield f"{scope}/beta", (width,)
 
 
-def _tiny() -> Iterator[tuple[str, Shape]]:
+def _tiny(count: int) -> Iterator[tuple[str, Shape]]:
     """Yield what a ranking model with thousands of small towers looks like, with Adam's slots."""
     leaves = ("batch_normalization/gamma", "batch_normalization/beta", "dense/bias", "scale")
     slots = ("", "/Adam", "/Adam_1", "/ExponentialMovingAverage", "/Adam/step")
     per_tower = len(leaves) * len(slots)
-    for tower in range(TINY_COUNT // per_tower):
+    for tower in range(count // per_tower):
         scope = f"ranking_model/shared_bottom/feature_tower_{tower:05}/interaction_block"
         for leaf in leaves:
             for slot in slots:
@@ -121,7 +129,7 @@ def _make_checkpoint(folder: Path, kind: str) -> None:
     from tensorferry.converters.registry import WriteOptions, format_named
     from tensorferry.converters.tensors import Tensor, TensorDict, TensorSpec
 
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(SEEDS.get(kind, 0))
 
     class Random(Tensor):
         """A tensor of numbers that are made when they are written."""

@@ -9,7 +9,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from checkpoints import ARCHIVE, LEGACY, MANY, TINY, files_of, source_of
+from checkpoints import (
+    ARCHIVE,
+    LEGACY,
+    LOOK,
+    LOOKED_AT,
+    MANY,
+    OTHER,
+    PAGE,
+    SAME,
+    TINY,
+    files_of,
+    source_of,
+)
 from measure import Bar, Contestant, Group
 
 TODAY = Path(__file__).with_name("today")
@@ -18,10 +30,13 @@ MEGABYTE = 1_000_000
 
 COPY, NOISE, NUMPY = "cp", "cp again (noise)", "python -c 'import numpy'"
 BARE = "python -c pass"
+COMPARE, READ = "cmp", "cat"
 OURS, THEIRS = "convert to {}", "TensorFlow script to {}"
 KERAS_SCRIPT = "keras_to_safetensors.py"
 MEMORY = Bar("memory", 64 * MEGABYTE)
 MORE_MEMORY = Bar("memory", 100 * MEGABYTE)
+STATS_MEMORY = Bar("memory", 150 * MEGABYTE)
+STATS_SECONDS = Bar("seconds", 1342 / 400)  # of 1,342 MB at 400 MB/s
 
 
 @dataclass(frozen=True)
@@ -93,10 +108,11 @@ class Bench:
             LEGACY: partial(self._keras, LEGACY),
             ARCHIVE: partial(self._keras, ARCHIVE),
             MANY: self._many,
+            LOOK: self._look,
         }
         rounds = {"100MB": 5, TINY: 5}
         contestants = tuple(makers[kind]() if kind in makers else self._middle(kind))
-        files = files_of(self.folder, kind)
+        files = files_of(self.folder, LOOKED_AT if kind == LOOK else kind)
         return Group(kind, files, contestants, self.rounds or rounds.get(kind, 9))
 
     def _small(self) -> list[Contestant]:
@@ -136,6 +152,7 @@ class Bench:
         return [
             self._cp(TINY),
             self._run("inspect --json", "inspect", prefix, "--json", bars=(Bar("seconds", 0.8),)),
+            self._run("inspect", "inspect", prefix, bars=(Bar("seconds", 1.5),)),
             self._ours(TINY, TARGETS[0], Bar("seconds", 2.0)),
         ]
 
@@ -160,9 +177,28 @@ class Bench:
             self._ours(MANY, TARGETS[0]),
         ]
 
+    def _look(self) -> list[Contestant]:
+        model, same, other = (source_of(self.folder, each) for each in (LOOKED_AT, SAME, OTHER))
+        data, copy = (files_of(self.folder, each)[1] for each in (LOOKED_AT, SAME))
+        differs = '"$0" diff "$1" "$2"; test $? = 1'  # which is the exit code then
+        return [
+            Contestant(READ, (_found("cat"), str(data))),
+            Contestant(COMPARE, (_found("cmp"), str(data), str(copy))),
+            self._run("inspect --stats", "inspect", model, "--stats",
+                      bars=(STATS_SECONDS, STATS_MEMORY)),
+            self._run("check", "check", model, bars=(Bar("ratio", 1.5, READ), STATS_MEMORY)),
+            self._run("diff, equal", "diff", model, same, bars=(Bar("ratio", 3, COMPARE),)),
+            Contestant("diff, all changed",
+                       (_found("sh"), "-c", differs, str(self.program), str(model), str(other))),
+            self._run("verify of a copy", "verify", model, same, bars=()),
+            self._run("inspect --stats --html of 10,000 tensors", "inspect",
+                      source_of(self.folder, PAGE), "--stats", "--html", "{out}/page.html",
+                      bars=(Bar("seconds", 10),)),
+        ]  # fmt: skip
+
     def _cp(self, kind: str, name: str = COPY) -> Contestant:
         files = map(str, files_of(self.folder, kind))
-        return Contestant(name, (shutil.which("cp") or "/bin/cp", *files, "{out}"))
+        return Contestant(name, (_found("cp"), *files, "{out}"))
 
     def _ours(self, kind: str, target: Target, *bars: Bar) -> Contestant:
         source = source_of(self.folder, kind)
@@ -190,3 +226,8 @@ class Bench:
             )
             for target in targets
         ]
+
+
+def _found(program: str) -> str:
+    """Return the full path of a program of the system."""
+    return shutil.which(program) or f"/bin/{program}"

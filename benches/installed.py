@@ -1,4 +1,4 @@
-"""Install Tensorferry as users get it: a wheel in a virtual environment of its own, no extras.
+"""Install Tensorferry as users get it: a wheel in a virtual environment of its own.
 
 The editable install of a working copy starts slower, because its finder runs for every import.
 """
@@ -29,7 +29,8 @@ def install(folder: Path) -> Path:
         _copy(ROOT / part, copy / part)
     _pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", wheels, copy)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    _pip(python, "install", *wheels.glob("*.whl"))
+    # The report is measured too; it is imported only where it is asked for.
+    _pip(python, "install", *(f"{wheel}[report]" for wheel in wheels.glob("*.whl")))
     return python
 
 
