@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from ..converters.errors import UsageError, printable
-from ..converters.opening import open_tensors
-from ..converters.registry import ReadOptions, all_formats
+from ..converters.errors import NotRecognisedError, printable
+from ..converters.names import near
+from ..converters.registry import all_formats
 from .console import Console
 from .convert import ConvertOptions, convert
-from .inspect import inventory_text, table, tree, values
-from .signatures import signature_lines
+from .entry import VERBS
 
-__all__ = ["run_convert", "run_formats", "run_inspect"]
+__all__ = ["run_convert", "run_formats"]
 
 
 def run_convert(
@@ -29,40 +29,17 @@ def run_convert(
 ) -> None:
     """Convert, and print the account of it."""
     console = Console(source, quiet=quiet, verbose=verbose)
-    done = convert(source, target, options, console)
+    try:
+        done = convert(source, target, options, console)
+    except NotRecognisedError as error:
+        if "/" not in source and not Path(source).exists():  # perhaps a verb, mistyped
+            error.hint = error.hint or near(source, VERBS)
+        raise
     console.closing(done)
     if options.dry_run and not as_json:
         _print_lines(f"{printable(str(file.path))}  {file.size:,}" for file in done.plan.files)
     if as_json:
         _print_json(done.json())
-
-
-def run_inspect(
-    source: str,
-    names: Iterable[str],
-    options: ReadOptions,
-    *,
-    source_format: str | None = None,
-    as_tree: bool = False,
-    as_json: bool = False,
-    quiet: bool = False,
-    verbose: bool = False,
-) -> None:
-    """Print what is in a model, or the values of some of its tensors."""
-    names = list(names)
-    if names and as_json:
-        raise UsageError("values are printed for people only", hint="leave out NAME or --json")
-    with open_tensors(source, options, format=source_format) as tensors:
-        if as_json:
-            sys.stdout.writelines(inventory_text(tensors))
-            return
-        Console(source, quiet=quiet, verbose=verbose).opened(tensors)
-        if names:
-            for name in names:
-                _print_lines(values(tensors, name))
-        else:
-            _print_lines(tree(tensors) if as_tree else table(tensors))
-            _print_lines(signature_lines(tensors))
 
 
 def run_formats(*, as_json: bool = False) -> None:

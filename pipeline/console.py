@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from ..converters.output import Plan
     from ..converters.tensors import TensorDict
 
-__all__ = ["Console", "guarded", "human"]
+__all__ = ["FOUND", "Console", "guarded", "human"]
 
 SHOWN_NOTES = 5
+FOUND = 1  # differences or findings, docs/adr/0009
 INTERRUPTED, TERMINATED, BUG = 130, 143, 70  # 128 + signal, as shells count; EX_SOFTWARE
 # A bar that is gone before one has seen it only flickers.
 BAR_FLOOR_BYTES = 64 << 20
@@ -34,7 +35,7 @@ _ASKED_FOR = frozenset({Kind.EXCLUDED, Kind.CAST, Kind.UPDATED, Kind.ADDED})
 def human(nbytes: float) -> str:
     """Return a size in bytes with a decimal unit: `1.34 GB`."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if nbytes < 1000 or unit == "TB":
+        if unit == "TB" or float(f"{nbytes:.3g}") < 1000:  # which 999,600 is not
             break
         nbytes /= 1000
     return f"{nbytes:.0f} {unit}" if unit == "bytes" else f"{nbytes:.3g} {unit}"
@@ -82,16 +83,24 @@ class Console(Listener):
         if len(shown) < len(notes):
             self.say(f"note: {len(notes) - len(shown)} more (-v shows all)")
 
+    def further_notes(self, notes: Sequence[Note]) -> None:
+        """Print those of all notes that came up after the source was opened."""
+        self.notes(notes[self._told :])
+
     def started(self, plan: Plan) -> None:
-        """Show a bar where somebody is looking and it takes long enough."""
-        if self._quiet or plan.size < BAR_FLOOR_BYTES or not sys.stderr.isatty():
+        """Show how writing goes on."""
+        self.reading(plan.size)
+
+    def reading(self, size: int) -> None:
+        """Show a bar for so many bytes, where somebody is looking and it takes long enough."""
+        if self._quiet or size < BAR_FLOOR_BYTES or not sys.stderr.isatty():
             return
         from rich.console import Console as Terminal
         from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._bar = Progress(*columns, console=Terminal(stderr=True), transient=True)
-        self._task = self._bar.add_task("", total=plan.size)
+        self._task = self._bar.add_task("", total=size)
         self._bar.start()
 
     def advanced(self, nbytes: int) -> None:
@@ -106,7 +115,7 @@ class Console(Listener):
 
     def closing(self, report: Report) -> None:
         """Say what became of the tensors."""
-        self.notes(report.notes[self._told :])
+        self.further_notes(report.notes)
         counts = ", ".join(f"{count} {what}" for what, count in report.counts.items() if count)
         size = human(report.plan.size)
         if report.dry_run:
@@ -133,14 +142,16 @@ def _counted(count: int, role: str) -> str:
     return f"{count} {role}{plural}"
 
 
-def guarded(run: Callable[[], None], *, debug: bool = False) -> int:
+def guarded(run: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run a command; turn whatever ends it into a message and an exit code.
 
-    With `debug` an error keeps its traceback.
+    Args:
+        run: returns the exit code where it ends well; None is 0.
+        debug: whether an error keeps its traceback.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        run()
+        code = run()
         sys.stdout.flush()
     except ConvertError as error:
         _fail(str(error), debug)
@@ -158,7 +169,7 @@ def guarded(run: Callable[[], None], *, debug: bool = False) -> int:
     except Exception as error:
         _fail(f"{type(error).__name__}: {error}\n\nhint: a bug; report it with --debug", debug)
         return BUG
-    return 0
+    return code or 0
 
 
 def _fail(text: str, debug: bool) -> None:

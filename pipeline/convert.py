@@ -6,8 +6,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ..converters.digests import digest_all
@@ -15,17 +15,20 @@ from ..converters.errors import LossError, UsageError
 from ..converters.notes import Kind, Note
 from ..converters.opening import open_tensors
 from ..converters.output import Plan, Written, write_plan
-from ..converters.registry import Format, ReadOptions, WriteOptions, format_for_target, format_named
+from ..converters.registry import Format, WriteOptions, format_for_target, format_named
 from ..converters.staging import Staging, target_error
 from ..converters.tensors import TensorDict
 from .casts import cast_notes, cast_tensors, loss_notes, parse_casts
+from .options import ConvertOptions, default_jobs
 from .report import Report
-from .selection import By, Ema, select, select_average, select_weights
+from .selection import select, select_average, select_weights
 from .update import updated
-from .verify import sample_of, source_digests, verify_copy
+from .verify import digests_as_read, sample_of, source_digests, verify_copy
 
-__all__ = ["ConvertOptions", "Listener", "convert", "default_jobs"]
+__all__ = ["ConvertOptions", "Listener", "chosen", "convert", "default_jobs", "fitting"]
 
+
+_Store = Callable[[Path | None, Callable[[], str]], None]  # puts a text beside the target
 
 # What to say of an option that the format does not understand.
 _NOT_DONE = {
@@ -42,69 +45,6 @@ _NOT_DONE = {
 }
 
 
-def default_jobs() -> int:
-    """Return how many threads to use: those this process may run on, at most 4.
-
-    Copying is bound by memory, not by computing; more threads gain nothing.
-    """
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 4)
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """What may be chosen about a conversion.
-
-    Attributes:
-        source_format: name of the source's format, where sniffing does not tell.
-        target_format: name of the target's format, where its ending does not tell.
-        read: how to open the source.
-        write: how to lay the target out.
-        include: patterns; only tensors that match one are kept.
-        exclude: patterns; tensors that match one are left out.
-        by: whether patterns are over names or keys.
-        weights_only: leave out what is known to be no part of the model.
-        ema: what to do with moving averages.
-        updates: files whose tensors replace those of the same names or are added, in this order.
-        dtypes: types to cast to: `bf16` for all floats, `embed*=f32` for those that match.
-        allow_missing: leave out tensors whose data is not there instead of stopping.
-        strict: any loss is an error; rounding by a cast that was asked for is none.
-        dry_run: plan and report, write nothing.
-        verify: read the output back and compare every tensor, before it gets its name.
-        verify_sample: the same of all names, dtypes and shapes, and of the bytes of some tensors.
-        digests: compute the digest of every tensor.
-        report: store the account of every tensor there, digests included; a file that is there
-            is replaced.
-        fsync: wait until the disk has everything.
-        jobs: number of threads.
-    """
-
-    source_format: str | None = None
-    target_format: str | None = None
-    read: ReadOptions = field(default_factory=ReadOptions)
-    write: WriteOptions = field(default_factory=WriteOptions)
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    by: By = "name"
-    weights_only: bool = False
-    ema: Ema = "auto"
-    updates: tuple[str | os.PathLike[str], ...] = ()
-    dtypes: tuple[str, ...] = ()
-    allow_missing: bool = False
-    strict: bool = False
-    dry_run: bool = False
-    verify: bool = False
-    verify_sample: bool = False
-    digests: bool = False
-    report: Path | None = None
-    fsync: bool = False
-    jobs: int = 0
-
-    @property
-    def threads(self) -> int:
-        """Number of threads, the default where none was given."""
-        return self.jobs or default_jobs()
-
-
 class Listener:
     """Hears how a conversion goes on; does nothing by itself."""
 
@@ -114,11 +54,14 @@ class Listener:
     def started(self, plan: Plan) -> None:
         """Writing begins."""
 
+    def reading(self, size: int) -> None:
+        """Reading of so many bytes begins, where nothing is written."""
+
     def advanced(self, nbytes: int) -> None:
-        """So many bytes were written since the last call; called from several threads."""
+        """So many were written, or read, since the last call; called from several threads."""
 
     def finished(self) -> None:
-        """Writing has ended, one way or the other."""
+        """Writing or reading has ended, one way or the other."""
 
 
 def convert(
@@ -144,24 +87,49 @@ def convert(
     options, listener = options or ConvertOptions(), listener or Listener()
     path = Path(target)
     writer, options = _writer(target, options)
-    casts = parse_casts(options.dtypes)
     began = time.perf_counter()
+    with chosen(source, options, listener) as (opened, kept):
+        plan = _plan(writer, kept, path, options)
+        _check_place(plan, Path(source))
+        with _beside(plan, options) as store:
+            written = Written()
+            if not options.dry_run:
+                written = _write(plan, kept, path, options, listener, store)
+            plan = replace(plan, notes=(*plan.notes, *loss_notes(kept)))
+            seconds = time.perf_counter() - began
+            done = Report(path, opened, kept, plan, written.digests, options, seconds)
+            store(options.report, lambda: json.dumps(done.json(), indent=1) + "\n")
+    return done
+
+
+@contextmanager
+def chosen(
+    source: str | os.PathLike[str], options: ConvertOptions, listener: Listener
+) -> Iterator[tuple[TensorDict, TensorDict]]:
+    """Give the tensors of a source, updates in their places, and those that are to be written.
+
+    Both are open as long as the context is. What is cast is cast when it is read.
+
+    Raises:
+        ConvertError: the source cannot be read, or what is asked for is not there.
+    """
+    casts = parse_casts(options.dtypes)
     with open_tensors(source, options.read, format=options.source_format) as base:
         listener.opened(base)
         with updated(base, options.updates, options.read) as opened:
             kept = _without_missing(_select(opened, options), options)
-            kept = cast_tensors(kept, casts, options.by)
-            plan = _plan(writer, kept, path, options)
-            _check_place(plan, Path(source))
-            with _report_file(plan, options) as store:
-                written = Written()
-                if not options.dry_run:
-                    written = _write(plan, kept, path, options, listener)
-                plan = replace(plan, notes=(*plan.notes, *loss_notes(kept)))
-                seconds = time.perf_counter() - began
-                done = Report(path, opened, kept, plan, written.digests, options.dry_run, seconds)
-                store(done)
-    return done
+            yield opened, cast_tensors(kept, casts, options.by)
+
+
+def fitting(tensors: TensorDict, path: Path, format: Format, write: WriteOptions) -> Plan:
+    """Plan what a conversion would write to a path; nothing is written.
+
+    Raises:
+        UsageError: the format is not written, or not with these flags.
+        TargetError: it cannot hold the tensors.
+    """
+    options = ConvertOptions(target_format=format.name, write=write)
+    return _plan(_writer(path, options)[0], tensors, path, options)
 
 
 def _writer(
@@ -169,6 +137,8 @@ def _writer(
 ) -> tuple[Format, ConvertOptions]:
     """Return the format to write, and refuse what it cannot do before anything is read."""
     path = Path(target)
+    if options.digest_file and options.dry_run:
+        raise UsageError("a dry run reads no values, so there are no digests", path=path)
     if path.is_dir() or os.fspath(target).endswith("/"):
         options = replace(options, write=replace(options.write, folder=True))
     if options.target_format:
@@ -242,31 +212,49 @@ def _check_place(plan: Plan, source: Path) -> None:
 
 
 @contextmanager
-def _report_file(plan: Plan, options: ConvertOptions) -> Iterator[Callable[[Report], None]]:
-    """Make ready for the report, so that a bad place for it shows before anything is written."""
-    path = options.report
-    if path is None:
-        yield lambda report: None  # noqa: ARG005
-        return
-    if path.resolve() in (file.path.resolve() for file in plan.files):
-        raise UsageError("the report would replace the target", path=path)
-    with Staging([path], overwrite=True, fsync=False) as staging:
+def _beside(plan: Plan, options: ConvertOptions) -> Iterator[_Store]:
+    """Make ready for report and digest file; they appear at the end, if all is well.
 
-        def store(report: Report) -> None:
-            text = json.dumps(report.json(), indent=1) + "\n"
+    So a bad place for them shows before anything is written.
+    """
+    paths = [path for path in (options.report, options.digest_file) if path]
+    places = [path.resolve() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        what = "report" if path is options.report else "digest file"
+        if place in (file.path.resolve() for file in plan.files):
+            raise UsageError(f"the {what} would replace the target", path=path)
+        if places.count(place) > 1:
+            raise UsageError("report and digest file have the same name", path=path)
+    with ExitStack() as stack:
+        staged = {
+            path: stack.enter_context(Staging([path], overwrite=True, fsync=False))
+            for path in paths
+        }
+
+        def store(path: Path | None, text: Callable[[], str]) -> None:
+            if path is None:
+                return
             try:
-                (staging.folder / path.name).write_text(text, encoding="ascii")
+                staged[path].path(0).write_text(text(), encoding="ascii")
             except OSError as error:
                 raise target_error(path, error) from error
-            staging.commit()
 
         yield store
+        for staging in staged.values():
+            if staging.path(0).exists():  # a dry run has no digests
+                staging.commit()
 
 
 def _write(
-    plan: Plan, tensors: TensorDict, path: Path, options: ConvertOptions, listener: Listener
+    plan: Plan,
+    tensors: TensorDict,
+    path: Path,
+    options: ConvertOptions,
+    listener: Listener,
+    store: _Store,
 ) -> Written:
-    wants_digests = options.digests or options.verify or options.report is not None
+    files = (options.report, options.digest_file)
+    wants_digests = options.digests or options.verify or any(files)
 
     def check(folder: Path, written: Written) -> None:
         _refuse_losses(loss_notes(tensors), path, options)
@@ -277,12 +265,16 @@ def _write(
         expected = written.digests if options.verify else None
         if options.verify_sample and not options.verify:
             expected = digest_all(tensors, sample_of(tensors), options.threads)
+        copy = folder / _name_of_copy(plan)
         if expected is not None:
-            copy = folder / _name_of_copy(plan)
             verify_copy(
                 copy, plan.format, tensors, expected, options.threads, listener.advanced,
                 plan.read_back,
             )  # fmt: skip
+        store(
+            options.digest_file,
+            lambda: digests_as_read(copy, plan, tensors, written.digests, options.threads),
+        )
 
     listener.started(plan)
     try:

@@ -1,4 +1,4 @@
-"""The console script. `convert SRC DST` alone is run at once, and so is `inspect SRC --json`.
+"""The console script. `convert SRC DST` alone is run at once, as are plain `inspect` and `check`.
 
 Everything else is parsed. Importing the parser takes longer than converting a small model, and
 plain words need none (docs/adr/0011). Imports stand in functions so that nothing is loaded before
@@ -15,7 +15,7 @@ from typing import NoReturn
 
 __all__ = ["VERBS", "main", "script"]
 
-VERBS = ("formats", "inspect")
+VERBS = ("check", "diff", "formats", "inspect", "verify")
 
 
 def script() -> NoReturn:
@@ -43,8 +43,11 @@ def main() -> int:
         return _parsed()
     if len(words) == 2 and words[0] not in VERBS and _are_names(words):
         return _convert(*words)
-    if len(words) == 3 and (words[0], words[2]) == ("inspect", "--json") and _are_names(words[:2]):
-        return _inspect(words[1])
+    plain = len(words) > 1 and _are_names(words[:2])
+    if plain and words[0] == "inspect" and words[2:] in ([], ["--json"]):
+        return _inspect(*words[1:])
+    if plain and words[0] == "check" and words[2:] in ([], ["--json"]):
+        return _check(*words[1:])
     return _parsed()
 
 
@@ -66,9 +69,19 @@ def _convert(source: str, target: str) -> int:
     return guarded(lambda: run_convert(source, target, ConvertOptions()))
 
 
-def _inspect(source: str) -> int:
+def _inspect(source: str, *flags: str) -> int:
     from ..converters.registry import ReadOptions
-    from .commands import run_inspect
     from .console import guarded
+    from .run_inspect import InspectOptions, run_inspect
 
-    return guarded(lambda: run_inspect(source, (), ReadOptions(), as_json=True))
+    options = InspectOptions(as_json=bool(flags))
+    return guarded(lambda: run_inspect(source, ReadOptions(), options))
+
+
+def _check(source: str, *flags: str) -> int:
+    from ..converters.registry import ReadOptions
+    from .console import guarded
+    from .run_check import CheckOptions, run_check
+
+    options = CheckOptions(as_json=bool(flags))
+    return guarded(lambda: run_check(source, options, ReadOptions()))

@@ -12,6 +12,8 @@ from ..converters.casting import CastTensor
 from ..converters.notes import Kind, Note
 from ..converters.output import Plan
 from ..converters.tensors import Tensor, TensorDict
+from .options import ConvertOptions
+from .recorded import recorded_flags
 
 __all__ = ["Report"]
 
@@ -36,7 +38,7 @@ class Report:
         kept: those that were written.
         plan: where they went.
         digests: by name, where they were asked for.
-        dry_run: nothing was written.
+        options: how.
         seconds: wall time.
     """
 
@@ -45,8 +47,13 @@ class Report:
     kept: TensorDict
     plan: Plan
     digests: Mapping[str, str]
-    dry_run: bool
+    options: ConvertOptions
     seconds: float
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether nothing was written."""
+        return self.options.dry_run
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -110,6 +117,7 @@ class Report:
                 "format": self.plan.format,
                 "files": [{"path": str(f.path), "bytes": f.size} for f in self.plan.files],
             },
+            "flags": recorded_flags(self.options),
             "dry_run": self.dry_run,
             "seconds": round(self.seconds, 3),
             "counts": self.counts,

@@ -16,7 +16,7 @@ from ..converters.output import Plan, ReadBack
 from ..converters.registry import ReadOptions
 from ..converters.tensors import TensorDict, TensorSpec
 
-__all__ = ["sample_of", "source_digests", "verify_copy"]
+__all__ = ["digests_as_read", "sample_of", "source_digests", "verify_copy"]
 
 # Small tensors are many, and where offsets are wrong they show it first.
 SMALL_BYTES, SMALL_TOTAL_BYTES = 64 << 10, 16 << 20
@@ -131,6 +131,34 @@ def verify_copy(
                 got=got[name],
                 hint=FAULT_HINT,
             )
+
+
+def digests_as_read(
+    path: Path, plan: Plan, tensors: TensorDict, digests: Mapping[str, str], jobs: int
+) -> str:
+    """Return the text of a digest file of what was written, by the names it opens with.
+
+    Args:
+        path: what was written.
+        plan: as what.
+        tensors: the tensors.
+        digests: of all of them, by name.
+        jobs: number of threads, for what the writer added.
+    """
+    from .digest_file import digests_text  # few runs need it
+
+    keys = plan.read_back.keys if plan.read_back else None
+    with open_tensors(path, format=plan.format) as copy:
+        found = {}
+        for name in copy:
+            if keys is None:
+                source = name if name in tensors else tensors.aliases.get(name)
+            else:
+                source = keys.get(copy.origin(name).key)
+            if source is not None and copy[name].spec == tensors[source].spec:
+                found[name] = digests[source]
+        found |= digest_all(copy, (name for name in copy if name not in found), jobs)
+        return digests_text(copy, found)
 
 
 def _opened(path: Path, format: str, read_back: ReadBack | None) -> TensorDict:

@@ -175,7 +175,7 @@ def test_all_commands_are_listed() -> None:
 def test_all_exit_codes_are_listed() -> None:
     named = [getattr(errors, name) for name in errors.__all__ if name != "ConvertError"]
     classes = [each for each in named if isinstance(each, type)]
-    codes = {0, console.BUG, console.INTERRUPTED, console.TERMINATED}
+    codes = {0, console.FOUND, console.BUG, console.INTERRUPTED, console.TERMINATED}
     codes |= {each.exit_code for each in classes}
     listed = re.findall(r"\d+", " ".join(rows(README, "Exit codes")))
     assert sorted(map(int, listed)) == sorted(codes)

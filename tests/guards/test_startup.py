@@ -22,8 +22,8 @@ finally:
 """
 
 
-def imported(folder: Path, *words: str) -> set[str]:
-    """Return the top-level modules that a command line imports."""
+def imported(folder: Path, *words: str, code: int = 0) -> set[str]:
+    """Return the top-level modules that a command line imports, which ends with this code."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *words],
         cwd=folder,
@@ -31,7 +31,7 @@ def imported(folder: Path, *words: str) -> set[str]:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -67,6 +67,23 @@ def test_no_conversion_imports_tensorflow(tmp_path: Path, samples: Path, ending:
     there = imported(tmp_path, str(source), f"model{ending}", "--verify")
     back = imported(tmp_path, f"model{ending}", "back.ckpt", "--verify")
     assert not (there | back) & JUDGES
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_an_inventory_imports_nothing_heavy(
+    tmp_path: Path, samples: Path, flags: tuple[str, ...]
+) -> None:
+    for model in ("tf1_adam_ema", "tf_keras_object", "saved_model_keras", "keras_archive"):
+        source = str(samples / model / ("model.keras" if model == "keras_archive" else ""))
+        assert not imported(tmp_path, "inspect", source, *flags) & HEAVY
+
+
+def test_a_plain_check_needs_no_parser(tmp_path: Path, samples: Path) -> None:
+    source = str(samples / "tf1_adam_ema")
+    parsers = {"typer", "click", "rich", "h5py"}
+    clean = str(samples / "several_steps" / "model.ckpt-10")
+    assert not imported(tmp_path, "check", clean) & parsers
+    assert not imported(tmp_path, "check", source, "--json", code=1) & (parsers | JUDGES)
 
 
 def test_inspecting_imports_no_tensorflow(tmp_path: Path, samples: Path) -> None:

@@ -56,7 +56,9 @@ def test_holds_exactly_our_modules(wheel: Path) -> None:
     expected = {
         f"tensorferry/{path.relative_to(REPOSITORY).as_posix()}"
         for path in files
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix == ".py"
+        or path.name == "py.typed"
+        or path.parent.name in ("templates", "assets")
     }
     folder = f"tensorferry-{version('tensorferry')}.dist-info"
     expected |= {f"{folder}/{name}" for name in METADATA}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from tensorferry.pipeline import cli, entry
+from tensorferry.pipeline import console, entry
 from tensorferry.pipeline.cli import DEFAULT, app, parse_size
 
 START = "import sys; from tensorferry.pipeline.entry import main; sys.exit(main())"
@@ -75,5 +75,13 @@ def test_an_unforeseen_error_is_called_a_bug(capsys: pytest.CaptureFixture[str])
     def fail() -> None:
         raise RuntimeError("two moons")
 
-    assert cli.guarded(fail) == 70
+    assert console.guarded(fail) == 70
     assert "RuntimeError: two moons\n\nhint: a bug" in capsys.readouterr().err
+
+
+def test_a_mistyped_verb_is_guessed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "inspct", "model.npz"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "hint: did you mean `inspect`?" in done.stderr

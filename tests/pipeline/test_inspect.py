@@ -4,16 +4,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
-from tensorferry.converters import ReadOptions, open_tensors
-from tensorferry.converters.errors import CorruptFileError, UsageError
+from tensorferry.converters import open_tensors
+from tensorferry.converters.errors import CorruptFileError
 from tensorferry.converters.tensors import Origin, Role, TensorDict
 from tensorferry.converters.testing.contracts import Values
 from tensorferry.pipeline.console import human
-from tensorferry.pipeline.inspect import inventory, inventory_text, table, tree, values
+from tensorferry.pipeline.inspect import inventory, inventory_text
+from tensorferry.pipeline.tables import plain, table, tree
 
 
 def test_the_inventory_is_json_and_complete(samples: Path) -> None:
@@ -41,7 +40,7 @@ def test_the_inventory_says_what_is_known_and_how(samples: Path) -> None:
 
 def test_a_tree_has_a_row_per_tensor_and_sums_per_layer(samples: Path) -> None:
     with open_tensors(samples / "tf1_adam_ema") as tensors:
-        lines = [line.split() for line in tree(tensors)]
+        lines = [line.split() for line in plain(tree(tensors))]
     assert ["dense/", "8", "tensors", "640"] in lines
     assert ["kernel/", "3", "tensors", "384"] in lines
     assert ["Adam_1", "optimizer", "slot", "v", "float32", "4x8", "128"] in lines
@@ -53,10 +52,10 @@ def test_layers_that_hold_one_layer_are_one_and_dots_are_layers_too(
     make_tensors: Callable[[Mapping[str, Values]], TensorDict],
 ) -> None:
     names = ["a.b.c", "a.b.d", "e"]
-    lines = [line.split() for line in tree(make_tensors({name: [b"x"] for name in names}))]
+    lines = [line.split() for line in plain(tree(make_tensors({name: [b"x"] for name in names})))]
     assert [line[0] for line in lines] == ["name", "e", "a.b.", "c", "d", "3"]
     deep = "/".join("n" * 5000)
-    assert len(list(tree(make_tensors({deep: [b"x"], f"{deep}/m": [b"y"]})))) < 80
+    assert len(tree(make_tensors({deep: [b"x"], f"{deep}/m": [b"y"]})).rows) < 80
 
 
 def test_frozen_weights_and_what_cannot_be_read_are_marked(
@@ -66,7 +65,7 @@ def test_frozen_weights_and_what_cannot_be_read_are_marked(
     tensors = replace(
         make_tensors({"w": [b"x"]}), origins={"w": frozen}, broken={"w": CorruptFileError("gone")}
     )
-    assert "weight, not trained, not readable" in list(table(tensors))[1]
+    assert "weight, not trained, not readable" in list(plain(table(tensors)))[1]
 
 
 def test_the_inventory_reads_no_tensor_data(tmp_path: Path, samples: Path) -> None:
@@ -75,23 +74,7 @@ def test_the_inventory_reads_no_tensor_data(tmp_path: Path, samples: Path) -> No
         (tmp_path / path.name).write_bytes(data)
     with open_tensors(tmp_path / "model.ckpt-10") as tensors:
         assert len(inventory(tensors)["tensors"]) == 3
-        assert "3 tensors" in list(table(tensors))[-1]
-
-
-def test_values_are_those_of_the_tensor(samples: Path, truth: ModuleType) -> None:
-    with open_tensors(samples / "several_steps", ReadOptions(step=20)) as tensors:
-        head, *rest = values(tensors, "dense/bias")
-    assert head == "dense/bias  float32  3"
-    expected = truth.expected("dense/bias", "float32", (3,))
-    assert np.array_equal(np.fromstring(rest[0].strip("[]"), sep=" ", dtype=np.float32), expected)
-
-
-def test_an_unknown_name_gets_the_nearest(samples: Path) -> None:
-    with (
-        open_tensors(samples / "several_steps") as tensors,
-        pytest.raises(UsageError, match="did you mean `dense/kernel`"),
-    ):
-        list(values(tensors, "dense/kernl"))
+        assert "3 tensors" in list(plain(table(tensors)))[-1]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +84,8 @@ def test_an_unknown_name_gets_the_nearest(samples: Path) -> None:
         (999, "999 bytes"),
         (1340, "1.34 kB"),
         (5 * 10**9, "5 GB"),
+        (999_400, "999 kB"),
+        (999_600, "1 MB"),
         (10**16, "1e+04 TB"),
     ],
 )

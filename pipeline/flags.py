@@ -1,0 +1,233 @@
+"""Flags that several verbs share, and how a verb ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ..converters.registry import ReadOptions
+from .console import guarded
+from .isolate import run_isolated
+from .options import ConvertOptions
+
+__all__ = [
+    "By", "ByNames", "Debug", "DigestFile", "Exclude", "HtmlFile", "Include", "Jobs", "Json",
+    "Quiet", "Reading", "Verbose", "WeightsOnly", "choosing", "end", "reading",
+]  # fmt: skip
+
+
+class By(StrEnum):
+    """What patterns are over."""
+
+    name = "name"
+    key = "key"
+
+
+class Ema(StrEnum):
+    """What to do with moving averages."""
+
+    auto = "auto"
+    raw = "raw"
+    only = "only"
+    both = "both"
+
+
+class Keras1(StrEnum):
+    """What to do with weights that Keras 1 wrote."""
+
+    keep = "keep"
+    modern = "modern"
+
+
+class Names(StrEnum):
+    """What to call tensors."""
+
+    readable = "readable"
+    key = "key"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every note.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Take only these; repeatable; re: for a regular expression."),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(metavar="GLOB", help="Leave these out; repeatable.")
+]
+ByNames = Annotated[By, typer.Option(help="Match patterns with names, or with keys.")]
+WeightsOnly = Annotated[
+    bool, typer.Option("--weights-only", help="Leave out optimizer state, counters, tables.")
+]
+Jobs = Annotated[int, typer.Option(min=0, help="Threads; 0 chooses.")]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write a page to look at in a browser."),
+]
+DigestFile = Annotated[
+    Path | None,
+    typer.Option("--digests", metavar="FILE", help="Store a digest of every tensor, and of all."),
+]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to open a source, as its flags say.
+
+    Attributes:
+        format: name of its format; None to find out.
+        options: all else.
+    """
+
+    format: str | None
+    options: ReadOptions
+
+
+def _reading(
+    source_format: Annotated[
+        str | None, typer.Option("--from", "-f", metavar="FORMAT", help="Format of SRC.")
+    ] = None,
+    names: Annotated[
+        Names, typer.Option(help="Readable names, or the container's keys.")
+    ] = Names.readable,
+    step: Annotated[int | None, typer.Option(min=0, help="Take this step of a folder.")] = None,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Take the highest step of a folder.")
+    ] = False,
+    tag_set: Annotated[
+        str | None, typer.Option(metavar="TAGS", help="Take this meta graph: serve, or serve,gpu.")
+    ] = None,
+    constants: Annotated[
+        bool | None,
+        typer.Option(help="Take constants; by default where there are no variables."),
+    ] = None,
+    keras1: Annotated[
+        Keras1, typer.Option(help="Weights of Keras 1: as they are, or as today.")
+    ] = Keras1.keep,
+    unflip_theano: Annotated[
+        bool, typer.Option("--unflip-theano", help="Turn the kernels that Theano stored mirrored.")
+    ] = False,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Compute the real values of quantised weights.")
+    ] = False,
+    no_checksum: Annotated[
+        bool, typer.Option("--no-checksum", help="Verify no checksums.")
+    ] = False,
+) -> Reading:
+    """Return what the flags of a source say; the one list of them."""
+    options = ReadOptions(
+        names=names.value,
+        verify=not no_checksum,
+        step=step,
+        latest=latest,
+        tag_set=None if tag_set is None else frozenset(filter(None, tag_set.split(","))),
+        constants=constants,
+        keras1=keras1.value,
+        unflip_theano=unflip_theano,
+        dequantize=dequantize,
+    )
+    return Reading(source_format, options)
+
+
+def _choosing(
+    include: Include = None,
+    exclude: Exclude = None,
+    by: ByNames = By.name,
+    weights_only: WeightsOnly = False,
+    ema: Annotated[
+        Ema, typer.Option(help="Moving averages: leave out, put in their variables' place, keep.")
+    ] = Ema.auto,
+    update: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Replace or add its tensors by name; repeatable."),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[GLOB=]TYPE", help="Cast to bf16, f16, f32…; repeatable."),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out tensors whose data is missing.")
+    ] = False,
+) -> ConvertOptions:
+    """Return what the flags say that choose and change tensors; the one list of them."""
+    return ConvertOptions(
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        by=by.value,
+        weights_only=weights_only,
+        ema=ema.value,
+        updates=tuple(update or ()),
+        dtypes=tuple(dtype or ()),
+        allow_missing=allow_missing,
+    )
+
+
+Isolate = Annotated[
+    bool, typer.Option("--isolate", help="Read in a child process with limits; for hostile files.")
+]
+
+
+def choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags that say which tensors are written and what becomes of them.
+
+    The command takes what they say as `choosing`, the options of a conversion.
+    """
+    return _merged(command, "choosing", _choosing)
+
+
+def reading(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags that say how to open a source.
+
+    The command takes what they say as `reading`, its first path as its first parameter, and
+    `debug`. With `--isolate` it runs in a child process.
+    """
+    inner = _merged(command, "reading", _reading)
+    own = signature(inner)
+    first = next(iter(own.parameters))
+
+    @wraps(inner)
+    def run(**words: Any) -> None:
+        if words.pop("isolate"):
+            end(lambda: run_isolated(sys.argv[1:], words[first]), debug=words["debug"])
+        inner(**words)
+
+    isolate = Parameter("isolate", Parameter.KEYWORD_ONLY, default=False, annotation=Isolate)
+    return _with_parameters(run, [*own.parameters.values(), isolate])
+
+
+def _merged(
+    command: Callable[..., None], word: str, make: Callable[..., Any]
+) -> Callable[..., None]:
+    """Give a command the parameters of a function in the place of one, which gets its result."""
+    shared = list(signature(make, eval_str=True).parameters.values())
+    own = signature(command, eval_str=True).parameters.values()
+
+    @wraps(command)
+    def run(**words: Any) -> None:
+        found = make(**{each.name: words.pop(each.name) for each in shared})
+        command(**words, **{word: found})
+
+    return _with_parameters(run, [*(each for each in own if each.name != word), *shared])
+
+
+def _with_parameters(run: Callable[..., None], parameters: list[Parameter]) -> Callable[..., None]:
+    """Let a command say that it has these parameters; typer asks it."""
+    named = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
+    run.__signature__ = Signature(named)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in named}
+    return run
+
+
+def end(command: Callable[[], int | None], *, debug: bool) -> NoReturn:
+    """Run what a verb does, and end with its exit code."""
+    raise typer.Exit(guarded(command, debug=debug))

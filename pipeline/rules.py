@@ -1,0 +1,48 @@
+"""What the rules of findings are about, for machines that list them.
+
+The rules about values are said beside the code that applies them (`value_flags.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["RULES", "about"]
+
+RULES: Mapping[str, str] = {
+    "integrity/unreadable": "The model cannot be opened: an index, a header or a list is damaged.",
+    "integrity/damaged": "Bytes differ from their checksum, or contradict the format.",
+    "integrity/missing-data": "A tensor is listed, and its bytes are not there.",
+    "integrity/missing-file": "A file that belongs to the model is not there.",
+    "integrity/stray-file": "A file looks like a part of the model, and is none.",
+    "integrity/unlisted-bytes": "A file holds bytes that nothing in it lists.",
+    "integrity/shared-bytes": "Several entries claim the same bytes.",
+    "integrity/orphan-slice": "A part of a partitioned tensor belongs to no tensor.",
+    "integrity/size": "A size that is written down is not the true one.",
+    "integrity/leftover": "A save was interrupted.",
+    "integrity/stale-state": "A state file names checkpoints that are not there.",
+    "security/unsafe-file": "The file asks for what no weights need: a link out, a bomb.",
+    "security/oversize": "A tensor claims far more bytes than all files hold.",
+    "security/python-op": "A graph calls Python.",
+    "security/file-write-op": "A graph writes files.",
+    "security/file-read-op": "A graph reads files.",
+    "security/data-op": "A graph reads files of data, as for training.",
+    "security/network-op": "A graph reaches out to the network.",
+    "security/code-op": "A graph runs machine code by name, or ends its process.",
+    "security/asset-op": "A graph reads a vocabulary from a file.",
+    "security/save-op": "A graph saves a checkpoint at a place of its own choice.",
+    "security/restore-op": "A graph reads a checkpoint at a place of its own choice.",
+    "security/custom-op": "A graph has an operation that TensorFlow alone does not have.",
+    "security/lambda": "A Keras config has a Lambda layer: Python that is run.",
+    "security/bytecode": "A config holds code that is run when it is loaded.",
+    "security/unsafe-reference": "A config names a function or class that no layer needs.",
+    "security/external-file": "A config or list names a file outside of the model.",
+    "security/custom-object": "A config names a class or function that is not of Keras.",
+}
+
+
+def about(rule: str) -> str:
+    """Return what a rule is about."""
+    from .value_flags import RULES as VALUES
+
+    return RULES.get(rule) or VALUES.get(rule) or "Found by a plug-in."
