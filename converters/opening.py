@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import NotRecognisedError, UsageError
+from .errors import ConvertError, NotRecognisedError, UsageError
 from .names import near
 from .registry import Format, Location, ReadOptions, all_formats, claims, format_named
 from .tensors import TensorDict
@@ -23,8 +23,8 @@ def open_tensors(
     """Open whatever lies at `path` as a dictionary of lazy tensors; reads no tensor data.
 
     Args:
-        path: a file, a folder, a checkpoint prefix, or an archive of one; of an archive that holds
-            several models one is chosen with `archive.zip::path/inside`.
+        path: a file, a folder, a checkpoint prefix, or an archive of one, or the URL of such; of an
+            archive that holds several models one is chosen with `archive.zip::path/inside`.
         options: how to read it.
         format: name of the format, to spare or overrule the sniffing.
 
@@ -37,6 +37,8 @@ def open_tensors(
         CorruptFileError: it is damaged.
     """
     options = options or ReadOptions()
+    if "://" in os.fspath(path):
+        return _open_remote(os.fspath(path), options, format)
     location, inner = Location(Path(path)), ""
     if "::" in os.fspath(path):
         from .containers.archives import split_inner
@@ -53,7 +55,7 @@ def open_tensors(
 def located(
     path: str | os.PathLike[str], tensors: TensorDict
 ) -> tuple[Location, Callable[[str], str]]:
-    """Return where a model lies that was opened, also one that was in an archive.
+    """Return where a model lies that was opened, also one in an archive or in an object store.
 
     Args:
         path: what was opened.
@@ -64,10 +66,29 @@ def located(
     """
     from .containers.archives import unpacked
 
-    found = unpacked(tensors)
-    if found is None:
-        return Location(Path(path)), str
-    return Location(found[0]), found[1]
+    place, seen = unpacked(tensors) or (None, str)
+    if "://" in os.fspath(path):
+        from .remote import mirrored
+
+        local, seen = mirrored(tensors, seen)
+        place = place or local
+    return Location(place or Path(path)), seen
+
+
+def _open_remote(url: str, options: ReadOptions, format: str | None) -> TensorDict:
+    from .remote import Mirror, dressed, open_place, seen_outside
+
+    outer, separator, inner = url.partition("::")
+    mirror = Mirror(open_place(outer, options.endpoint_url))
+    try:
+        local = f"{mirror.local}{separator}{inner}"
+        return dressed(mirror, open_tensors(local, options, format=format))
+    except ConvertError as error:
+        mirror.close()
+        raise seen_outside(mirror, error) from None
+    except BaseException:
+        mirror.close()
+        raise
 
 
 def _chosen(location: Location, format: str | None) -> Format | None:

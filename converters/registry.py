@@ -8,7 +8,6 @@ file.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
@@ -16,9 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .errors import NotRecognisedError, UsageError
+from .errors import UsageError
 from .names import near
 from .output import Plan
+from .sources import FileSource
 from .tensors import TensorDict
 
 if TYPE_CHECKING:
@@ -57,12 +57,19 @@ class Location:
         """The first bytes of a file, empty for anything else."""
         if not self.is_file:
             return b""
+        return self.start(HEAD_BYTES)
+
+    def start(self, most: int) -> bytes:
+        """Return the first bytes of a file, at most so many.
+
+        Raises:
+            NotRecognisedError: it cannot be opened.
+        """
+        source = FileSource(self.path)
         try:
-            with self.path.open("rb") as file:
-                return file.read(HEAD_BYTES)
-        except OSError as error:
-            text = os.strerror(error.errno or 0).lower()
-            raise NotRecognisedError(f"cannot be read: {text}", path=self.path) from error
+            return source.read(0, min(most, source.size))
+        finally:
+            source.close()
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class ReadOptions:
         keras1: keep Keras 1 weights as they are, or bring them into today's layout.
         unflip_theano: turn the kernels that Theano stored mirrored.
         dequantize: compute the real values of quantised weights.
+        endpoint_url: where the object store is, if not where its cloud is.
     """
 
     names: Literal["readable", "key"] = "readable"
@@ -90,6 +98,7 @@ class ReadOptions:
     keras1: Literal["keep", "modern"] = "keep"
     unflip_theano: bool = False
     dequantize: bool = False
+    endpoint_url: str | None = None
 
 
 @dataclass(frozen=True)

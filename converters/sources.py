@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from .checksums import Checksum
 from .errors import CorruptFileError, NotRecognisedError
+from .mounts import Shown, shown_at
 
 __all__ = ["Extent", "FileSource", "Source"]
 
@@ -48,7 +49,7 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """A local file, opened at the first read, read by position.
+    """A file, opened at the first read, read by position; in a mounted folder, what it stands for.
 
     Attributes:
         place: where it lies.
@@ -56,19 +57,30 @@ class FileSource(Source):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = self.place = Path(path)
+        self._shown = shown_at(self.place)
+        if self._shown:
+            self.path = self._shown.path
         self._descriptor = -1
         self._size = -1
         self._lock = threading.Lock()
 
     @property
+    def on_disk(self) -> bool:
+        """Whether its bytes are those of the file at `place`."""
+        return self._shown is None
+
+    @property
     def size(self) -> int:
         """Length in bytes, when first asked for."""
         if self._size < 0:
-            self._size = self._stat()
+            self._size = self._shown.size if self._shown else self._stat()
         return self._size
 
     def read_into(self, offset: int, target: memoryview) -> None:
         """Fill `target` from byte `offset` on."""
+        if self._shown:
+            self._read_shown(self._shown, offset, target)
+            return
         descriptor = self._descriptor if self._descriptor >= 0 else self._open()
         while len(target):
             try:
@@ -78,14 +90,7 @@ class FileSource(Source):
                     f"reading failed: {error.strerror}", path=self.path, where=f"byte {offset}"
                 ) from error
             if count == 0:
-                raise CorruptFileError(
-                    "the file ends early",
-                    path=self.path,
-                    where=f"byte {offset}",
-                    expected=f"{len(target)} more bytes",
-                    got="end of file",
-                    hint="copy the file again; it is shorter than its index says",
-                )
+                raise self._ends_early(offset, len(target))
             offset += count
             target = target[count:]
 
@@ -95,6 +100,23 @@ class FileSource(Source):
             descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def _read_shown(self, shown: Shown, offset: int, target: memoryview) -> None:
+        there = max(shown.size - offset, 0)
+        if len(target) > there:
+            raise self._ends_early(offset + there, len(target) - there)
+        if len(target):
+            shown.read_into(offset, target)
+
+    def _ends_early(self, at: int, more: int) -> CorruptFileError:
+        return CorruptFileError(
+            "the file ends early",
+            path=self.path,
+            where=f"byte {at}",
+            expected=f"{more} more bytes",
+            got="end of file",
+            hint="copy the file again; it is shorter than its index says",
+        )
 
     def _open(self) -> int:
         with self._lock:

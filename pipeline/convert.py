@@ -22,6 +22,7 @@ from .casts import cast_notes, cast_tensors, loss_notes, parse_casts
 from .options import ConvertOptions, default_jobs
 from .report import Report
 from .selection import select, select_average, select_weights
+from .targets import Target, target_at
 from .update import updated
 from .verify import digests_as_read, sample_of, source_digests, verify_copy
 
@@ -73,8 +74,8 @@ def convert(
     """Convert a model's weights from one container to another.
 
     Args:
-        source: a file, a folder or a checkpoint prefix.
-        target: the file, or the checkpoint prefix, to write.
+        source: a file, a folder or a checkpoint prefix, or the URL of one.
+        target: the file, or the checkpoint prefix, to write, or its URL.
         options: what to choose differently.
         listener: hears how it goes on.
 
@@ -85,7 +86,15 @@ def convert(
         ConvertError: see `converters/errors.py`; the target is then as it was.
     """
     options, listener = options or ConvertOptions(), listener or Listener()
-    path = Path(target)
+    endpoint = options.read.endpoint_url
+    with target_at(target, folder=options.write.folder, endpoint=endpoint) as place:
+        return _convert(source, place, options, listener)
+
+
+def _convert(
+    source: str | os.PathLike[str], target: Target, options: ConvertOptions, listener: Listener
+) -> Report:
+    path = target.path
     writer, options = _writer(target, options)
     began = time.perf_counter()
     with chosen(source, options, listener) as (opened, kept):
@@ -94,10 +103,11 @@ def convert(
         with _beside(plan, options) as store:
             written = Written()
             if not options.dry_run:
-                written = _write(plan, kept, path, options, listener, store)
+                written = _write(plan, kept, target, options, listener, store)
             plan = replace(plan, notes=(*plan.notes, *loss_notes(kept)))
             seconds = time.perf_counter() - began
-            done = Report(path, opened, kept, plan, written.digests, options, seconds)
+            shown = target.shown(plan)
+            done = Report(target.name, opened, kept, shown, written.digests, options, seconds)
             store(options.report, lambda: json.dumps(done.json(), indent=1) + "\n")
     return done
 
@@ -129,17 +139,16 @@ def fitting(tensors: TensorDict, path: Path, format: Format, write: WriteOptions
         TargetError: it cannot hold the tensors.
     """
     options = ConvertOptions(target_format=format.name, write=write)
-    return _plan(_writer(path, options)[0], tensors, path, options)
+    place = Target(path, is_folder=write.folder)
+    return _plan(_writer(place, options)[0], tensors, path, options)
 
 
-def _writer(
-    target: str | os.PathLike[str], options: ConvertOptions
-) -> tuple[Format, ConvertOptions]:
+def _writer(target: Target, options: ConvertOptions) -> tuple[Format, ConvertOptions]:
     """Return the format to write, and refuse what it cannot do before anything is read."""
-    path = Path(target)
+    path = target.path
     if options.digest_file and options.dry_run:
         raise UsageError("a dry run reads no values, so there are no digests", path=path)
-    if path.is_dir() or os.fspath(target).endswith("/"):
+    if target.is_folder:
         options = replace(options, write=replace(options.write, folder=True))
     if options.target_format:
         writer = format_named(options.target_format)
@@ -248,7 +257,7 @@ def _beside(plan: Plan, options: ConvertOptions) -> Iterator[_Store]:
 def _write(
     plan: Plan,
     tensors: TensorDict,
-    path: Path,
+    target: Target,
     options: ConvertOptions,
     listener: Listener,
     store: _Store,
@@ -257,7 +266,7 @@ def _write(
     wants_digests = options.digests or options.verify or any(files)
 
     def check(folder: Path, written: Written) -> None:
-        _refuse_losses(loss_notes(tensors), path, options)
+        _refuse_losses(loss_notes(tensors), target.path, options)
         if wants_digests:
             written.digests = source_digests(
                 written.digests, plan, tensors, options.threads, again=options.verify
@@ -265,16 +274,18 @@ def _write(
         expected = written.digests if options.verify else None
         if options.verify_sample and not options.verify:
             expected = digest_all(tensors, sample_of(tensors), options.threads)
-        copy = folder / _name_of_copy(plan)
-        if expected is not None:
-            verify_copy(
-                copy, plan.format, tensors, expected, options.threads, listener.advanced,
-                plan.read_back,
-            )  # fmt: skip
-        store(
-            options.digest_file,
-            lambda: digests_as_read(copy, plan, tensors, written.digests, options.threads),
-        )
+        overwrite, advance = options.write.overwrite, listener.advanced
+        with target.published(plan, folder, overwrite=overwrite, advance=advance) as copy:
+            if expected is not None:
+                verify_copy(
+                    copy() / _name_of_copy(plan), plan.format, tensors, expected, options.threads,
+                    advance, plan.read_back,
+                )  # fmt: skip
+            staged = folder / _name_of_copy(plan)
+            store(
+                options.digest_file,
+                lambda: digests_as_read(staged, plan, tensors, written.digests, options.threads),
+            )
 
     listener.started(plan)
     try:

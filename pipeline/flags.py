@@ -123,6 +123,10 @@ def _reading(
     no_checksum: Annotated[
         bool, typer.Option("--no-checksum", help="Verify no checksums.")
     ] = False,
+    endpoint_url: Annotated[
+        str | None,
+        typer.Option("--endpoint-url", metavar="URL", help="Server of an object store's URLs."),
+    ] = None,
 ) -> Reading:
     """Return what the flags of a source say; the one list of them."""
     options = ReadOptions(
@@ -135,6 +139,7 @@ def _reading(
         keras1=keras1.value,
         unflip_theano=unflip_theano,
         dequantize=dequantize,
+        endpoint_url=endpoint_url,
     )
     return Reading(source_format, options)
 
@@ -198,7 +203,8 @@ def reading(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(inner)
     def run(**words: Any) -> None:
         if words.pop("isolate"):
-            end(lambda: run_isolated(sys.argv[1:], words[first]), debug=words["debug"])
+            endpoint = words["endpoint_url"]
+            end(lambda: run_isolated(sys.argv[1:], words[first], endpoint), debug=words["debug"])
         inner(**words)
 
     isolate = Parameter("isolate", Parameter.KEYWORD_ONLY, default=False, annotation=Isolate)

@@ -28,17 +28,18 @@ LEAST_SECONDS, BYTES_PER_SECOND = 60, 20_000_000
 START = "import sys; from tensorferry.pipeline.entry import main; sys.exit(main())"
 
 
-def run_isolated(words: Sequence[str], source: str) -> int:
+def run_isolated(words: Sequence[str], source: str, endpoint: str | None = None) -> int:
     """Run the same command line in a child process with limits; return its exit code.
 
     Args:
         words: the command line, with the flag that asks for this.
         source: what is read, for the limits and the message.
+        endpoint: where the object store of a URL is, if not where its cloud is.
 
     Raises:
         CorruptFileError: the child crashed, or computed for longer than any honest file takes.
     """
-    seconds = LEAST_SECONDS + _size(Path(source)) // BYTES_PER_SECOND
+    seconds = LEAST_SECONDS + _bytes_of(source, endpoint) // BYTES_PER_SECOND
     child = subprocess.run(
         [sys.executable, "-c", START, *(word for word in words if word != FLAG)],
         check=False,
@@ -63,6 +64,14 @@ def _limit(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _bytes_of(source: str, endpoint: str | None) -> int:
+    if "://" not in source:
+        return _size(Path(source))
+    from ..converters.remote import listed_bytes
+
+    return listed_bytes(source, endpoint)
 
 
 def _size(path: Path) -> int:

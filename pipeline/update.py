@@ -35,7 +35,7 @@ def updated(
         UsageError: a tensor has another dtype or shape than the one it is to replace.
         ConvertError: a file cannot be read.
     """
-    own = ReadOptions(names=options.names, verify=options.verify)
+    own = ReadOptions(names=options.names, verify=options.verify, endpoint_url=options.endpoint_url)
     with ExitStack() as stack:
         for path in paths:
             patch = stack.enter_context(open_tensors(path, own))

@@ -23,6 +23,7 @@ from pathlib import Path
 from ..errors import ConvertError, NotRecognisedError, UsageError
 from ..names import decode, near
 from ..notes import Kind, Note
+from ..sources import FileSource
 from .saved_model_files import model_of_variables
 from .tensor_bundle import bundle_prefix, index_path
 from .tensor_slices import is_tensor_slices
@@ -257,13 +258,13 @@ def _quote(byte: int) -> bytes:
 
 def read_state(path: Path) -> list[Path]:
     """Return the paths a state file names, the latest first; none if it is no state file."""
+    source = FileSource(path)
     try:
-        if path.stat().st_size > STATE_BYTES:  # every file that is opened is asked
-            return []
-        with path.open("rb") as file:
-            text = file.read(STATE_BYTES)
-    except OSError:
+        text = source.read(0, source.size) if source.size <= STATE_BYTES else b""
+    except ConvertError:
         return []
+    finally:
+        source.close()
     if b"model_checkpoint_path" not in text or b"\0" in text:
         return []
     rows = _STATE_LINE.findall(text)

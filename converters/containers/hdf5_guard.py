@@ -86,7 +86,7 @@ def opened(source: Source, where: str | None = None) -> Iterator[h5py.File]:
 
     # No lock: read-only and network mounts refuse it, and sources are not written meanwhile.
     options = {"locking": False, "rdcc_nbytes": CACHE_BYTES}
-    file = source.place if type(source) is FileSource else SourceFile(source)
+    file = source.place if type(source) is FileSource and source.on_disk else SourceFile(source)
     with translated(source.path, where), h5py.File(file, "r", **options) as opened_file:
         yield opened_file
 

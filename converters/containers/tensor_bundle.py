@@ -48,7 +48,15 @@ from .bundle_strings import decode_strings, decode_variants
 from .slices import Part, stitch
 from .sstable import Table, unmask
 
-__all__ = ["LOW_BITS", "Bundle", "bundle_prefix", "index_path", "is_bundle_index", "shard_path"]
+__all__ = [
+    "LOW_BITS",
+    "Bundle",
+    "bundle_prefix",
+    "count_shards",
+    "index_path",
+    "is_bundle_index",
+    "shard_path",
+]
 
 _MEMBER = re.compile(r"^(?P<prefix>.+)\.(index|meta|data-\d{5}-of-\d{5})$", re.DOTALL)
 
@@ -126,6 +134,22 @@ class Bundle(NamedTuple):
         return _Reader(prefix, verify).open()
 
 
+def count_shards(index: Path) -> int:
+    """Return how many data shards an index file speaks of.
+
+    Raises:
+        ConvertError: it cannot be read, or is no index.
+    """
+    source = FileSource(index)
+    try:
+        key, value = next(Table(source).entries(), (None, b""))
+    finally:
+        source.close()
+    if key != b"":
+        raise CorruptFileError("is no index of a checkpoint", path=index)
+    return parse_header(value).shards
+
+
 class _Reader:
     """Opens one bundle."""
 
@@ -145,7 +169,7 @@ class _Reader:
             index.close()
         count = self._header.shards
         self._shards = [FileSource(shard_path(self._prefix, n, count)) for n in range(count)]
-        self._sizes = [self._shard_size(shard.path) for shard in self._shards]
+        self._sizes = [self._shard_size(shard.place) for shard in self._shards]
         hidden = self._slice_keys()
         tensors: dict[str, Tensor] = {}
         for key, entry in self._entries.items():

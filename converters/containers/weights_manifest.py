@@ -155,7 +155,7 @@ class _Group:
         self._missing: NotRecognisedError | None = None
         self._end = 0
         for source in sources:
-            if not source.path.is_file():
+            if not source.place.is_file():
                 self._missing = NotRecognisedError(
                     "is missing, or no file",
                     path=source.path,

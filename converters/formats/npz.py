@@ -90,8 +90,7 @@ def _sniff(location: Location) -> bool:
         return False
     end = 30 + int.from_bytes(head[26:28], "little")
     if end > len(head):  # a very long name
-        with location.path.open("rb") as file:
-            head = file.read(end)
+        head = location.start(end)
     name = head[30:end]
     return name.endswith(SUFFIX.encode()) or name == RECORD.encode()
 

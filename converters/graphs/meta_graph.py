@@ -27,8 +27,9 @@ from ..containers.messages import Body, MemorySource
 from ..containers.tensor_proto import parse_tensor
 from ..containers.text_proto import to_binary
 from ..containers.wire import fields
-from ..errors import ConvertError, UnsafeFileError
+from ..errors import UnsafeFileError
 from ..names import decode
+from ..sources import FileSource
 from .graph_nodes import Nodes, base_name
 from .graph_optimizers import optimizers_of
 
@@ -118,15 +119,16 @@ def read_meta(path: Path) -> MetaGraph:
     Raises:
         ConvertError: it cannot be read, is no such file, or is too large to be looked into.
     """
+    source = FileSource(path)
     try:
-        size = path.stat().st_size
+        size = source.size
         if size > META_BYTES:
             raise UnsafeFileError(
                 "too large to be looked into", path=path, expected=META_BYTES, got=size
             )
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConvertError(f"cannot be read: {error.strerror}", path=path) from error
+        data = source.read(0, size)
+    finally:
+        source.close()
     if _is_text(data):
         if len(data) > TEXT_BYTES:
             raise UnsafeFileError(

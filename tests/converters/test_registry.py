@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -173,8 +174,8 @@ def test_a_file_that_may_not_be_read_is_named(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(NotRecognisedError, match="cannot be read: permission denied") as caught:
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(NotRecognisedError, match="cannot be opened: Permission denied") as caught:
         _ = Location(path).head
     assert caught.value.path == str(path)
 

@@ -21,7 +21,10 @@ FLOORS = {
     "checksums": "base",
     "threads": "base",
     "names": "base",
+    "mounts": "base",
+    "read_ahead": "base",
     "sources": "base",
+    "stores": "base",
     "tensors": "core",
     "casting": "core",
     "digests": "core",
@@ -32,6 +35,7 @@ FLOORS = {
     "registry": "registry",
     "foreign": "opening",
     "opening": "opening",
+    "remote": "opening",
     "__init__": "front",
 }
 CORE = {"base", "core"}

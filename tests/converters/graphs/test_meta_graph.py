@@ -324,7 +324,7 @@ def test_a_file_that_is_too_large_is_not_read(
 
 def test_a_folder_called_meta_is_no_graph(tmp_path: Path) -> None:
     (tmp_path / "m.meta").mkdir()
-    with pytest.raises(ConvertError, match="cannot be read"):
+    with pytest.raises(ConvertError, match="reading failed: Is a directory"):
         read_meta(tmp_path / "m.meta")
 
 
