@@ -7,7 +7,8 @@ ConvertError
 │   └── UnsafeFileError  4  the input asks for something no weight file needs
 ├── TargetError          5  the target cannot hold it: dtype, name, space, permission
 │   └── LossError        5  something would be lost, and `--strict` was given
-└── VerificationError    6  what was written does not read back equal
+├── VerificationError    6  what was written does not read back equal
+└── BatchError           7  some models of a batch failed
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 from typing import ClassVar, Self
 
 __all__ = [
+    "BatchError",
     "ConvertError",
     "CorruptFileError",
     "LossError",
@@ -116,6 +118,12 @@ class VerificationError(ConvertError):
     """What was written does not read back equal to what was streamed."""
 
     exit_code = 6
+
+
+class BatchError(ConvertError):
+    """Some models of a batch could not be converted; all others were."""
+
+    exit_code = 7
 
 
 def printable(text: str) -> str:

@@ -8,12 +8,12 @@ file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .errors import UsageError
 from .names import near
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Format",
+    "Group",
     "Location",
     "ReadOptions",
     "WriteOptions",
@@ -141,6 +142,25 @@ class WriteOptions:
         ]
 
 
+class Group(NamedTuple):
+    """Files of one folder that are one model, as far as their names tell.
+
+    Attributes:
+        name: of what to open in the folder; empty for the folder itself with all below it.
+        members: names of its files; the model changes where one of them does. None where the name
+            is that of a file which tells about models and is none.
+        stem: what to call what is made of it.
+        step: of the training.
+        companions: names of files that belong to several models.
+    """
+
+    name: str
+    members: frozenset[str] = frozenset()
+    stem: str = ""
+    step: int | None = None
+    companions: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True)
 class Format:
     """All there is to know about a format.
@@ -164,6 +184,8 @@ class Format:
             what came of it.
         scan: finds parts that are dangerous to load elsewhere, such as operations on files; runs
             and loads nothing. Called as `audit` is.
+        group: finds models of several files among the names of the files in a folder; None where
+            every file is a model of its own. Touches no disk.
     """
 
     name: str
@@ -179,6 +201,7 @@ class Format:
     metadata: bool = False
     audit: Callable[[Location, ReadOptions, TensorDict], Iterator[Finding]] | None = None
     scan: Callable[[Location, ReadOptions, TensorDict], Iterator[Finding]] | None = None
+    group: Callable[[Collection[str]], Iterable[Group]] | None = None
 
 
 @cache

@@ -4,11 +4,15 @@ Files are written under their own names into a temporary folder beside the final
 can be read back and verified, and are renamed at the end, in the order given: the file that makes
 a set valid comes last. What was there before is set aside during the renames and put back if one
 of them fails.
+
+Temporary folders are locked as long as their process lives. What a killed one left is told by
+that, and removed by `remove_stale`.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -19,7 +23,11 @@ from types import TracebackType
 
 from .errors import TargetError, UsageError
 
-__all__ = ["Staging", "target_error"]
+__all__ = ["Staging", "remove_stale", "target_error"]
+
+PREFIX, OLD_PREFIX = ".tensorferry-", ".tensorferry-old-"
+# Below a folder of the second kind: what gets a successor, and what goes without one.
+REPLACED, REMOVED = "0", "1"
 
 
 class Staging:
@@ -55,23 +63,24 @@ class Staging:
         self._root = folder.resolve() if folder else None
         self._finals = [_follow(final) for final in finals]
         # As in the folder, which has the target's own name in it.
-        self._names = [
-            folder.resolve().name / final.relative_to(folder) if folder else Path(final.name)
-            for final in finals
-        ]
+        self._names = [_name(final, folder) for final in finals]
         self._removed = tuple(removed)
+        # A link and what it stands for have two names.
+        places = self._names if folder else [Path(final.name) for final in self._finals]
+        self._places = dict(zip(self._finals, places, strict=True))
+        self._places |= {path: _name(path, folder) for path in removed}
         self._overwrite = overwrite
         self._fsync = fsync
         self._open: list[int] = []
-        self._keep = False
+        self._locks: list[int] = []
+        self._old: Path | None = None
         self._check_all()
 
     def __enter__(self) -> Staging:
-        parent = (self._root or self._finals[0]).parent
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix=".tensorferry-", dir=parent))
+            self.folder = self._make_folder(PREFIX)
         except OSError as error:
-            raise target_error(parent, error) from error
+            raise target_error(self._parent, error) from error
         return self
 
     def __exit__(
@@ -81,8 +90,27 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         self._close()
-        if not self._keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in filter(None, (self.folder, self._old)):
+            shutil.rmtree(folder, ignore_errors=True)
+        for lock in self._locks:
+            os.close(lock)
+        self._locks.clear()
+
+    @property
+    def _parent(self) -> Path:
+        return (self._root or self._finals[0]).parent
+
+    def _make_folder(self, prefix: str) -> Path:
+        """Make a temporary folder and lock it; if somebody took it for stale meanwhile, another."""
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self._parent))
+            try:
+                self._locks.append(_lock(folder))
+            except (BlockingIOError, FileNotFoundError):
+                continue
+            except OSError:  # no locks here: then nobody can take the folder for stale either
+                pass
+            return folder
 
     def create(self, index: int, size: int) -> int:
         """Create the `index`th output in the temporary folder; return its descriptor.
@@ -178,13 +206,17 @@ class Staging:
 
         Backwards, so that whoever looks in between finds no set that seems valid.
         """
-        # A folder of its own, since an output may have any name.
-        old = Path(tempfile.mkdtemp(dir=self.folder))
-        for number, final in enumerate(reversed((*self._removed, *self._finals))):
-            if final.exists():
-                kept = old / str(number)
-                final.rename(kept)
-                aside[final] = kept
+        finals = [(REPLACED, final) for final in self._finals]
+        removed = [(REMOVED, final) for final in self._removed]
+        there = [each for each in reversed((*removed, *finals)) if each[1].exists()]
+        if not there:
+            return
+        self._old = self._make_folder(OLD_PREFIX)
+        for kind, final in there:
+            kept = self._old / kind / self._places[final]
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            final.rename(kept)
+            aside[final] = kept
 
     def _put_back(self, done: Iterable[Path], aside: Mapping[Path, Path]) -> None:
         """Undo what was done; where that fails too, what was there stays in the folder."""
@@ -194,13 +226,13 @@ class Staging:
             for final, kept in aside.items():
                 kept.rename(final)
         except OSError as error:
-            self._keep = True
             failure = target_error(self._finals[0], error)
-            failure.hint = f"what was there before is kept in {self.folder}"
+            failure.hint = f"what was there before is kept in {self._old}"
+            self._old = None
             raise failure from error
 
     def _check_all(self) -> None:
-        parent = (self._root or self._finals[0]).parent
+        parent = self._parent
         if not parent.is_dir():
             raise UsageError("the folder does not exist", path=parent, hint=f"mkdir -p {parent}")
         if self._root and self._root.exists() and not self._root.is_dir():
@@ -211,6 +243,9 @@ class Staging:
     def _check(self, final: Path) -> None:
         if final.is_dir():
             raise UsageError("is a folder, not a file", path=final)
+        if final.exists() and not final.is_file():
+            # A rename would put a file in the place of a device, for everybody.
+            raise UsageError("is a device or a pipe, not a file", path=final)
         if final.exists() and not self._overwrite:
             raise UsageError("exists already", path=final, hint="replace it with --overwrite")
 
@@ -222,7 +257,7 @@ class Staging:
             raise target_error(self._finals[0].parent, error) from error
 
     def _sync_folder(self) -> None:
-        descriptor = os.open((self._root or self._finals[0]).parent, os.O_RDONLY)
+        descriptor = os.open(self._parent, os.O_RDONLY)
         try:
             self._sync([descriptor])
         finally:
@@ -232,6 +267,51 @@ class Staging:
         while self._open:
             with suppress(OSError):
                 os.close(self._open.pop())
+
+
+def remove_stale(parent: Path) -> None:
+    """Remove the temporary folders in a folder whose processes were killed.
+
+    What such a process had set aside goes only when a successor is there: else it may be the one
+    copy that is left.
+    """
+    try:
+        folders = [each for each in parent.iterdir() if each.name.startswith(PREFIX)]
+    except OSError:
+        return
+    for folder in folders:
+        if folder.is_symlink():
+            continue
+        with suppress(OSError):
+            lock = _lock(folder)
+            if not folder.name.startswith(OLD_PREFIX) or _has_successors(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _has_successors(old: Path) -> bool:
+    """Tell whether all that was set aside and gets a successor has it."""
+    kept = [path for path in (old / REPLACED).rglob("*") if not path.is_dir()]
+    there = all((old.parent / path.relative_to(old / REPLACED)).exists() for path in kept)
+    return there and (bool(kept) or not any((old / REMOVED).rglob("*")))
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder, for as long as the descriptor is open or the process lives; return that.
+
+    Raises:
+        BlockingIOError: another process has the lock.
+        FileNotFoundError: the folder is gone.
+        OSError: the file system has no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.stat()  # whoever had the lock may have removed it
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def target_error(path: Path, error: OSError) -> TargetError:
@@ -246,6 +326,11 @@ def target_error(path: Path, error: OSError) -> TargetError:
     }
     text = os.strerror(error.errno).lower() if error.errno else str(error)
     return TargetError(f"cannot be written: {text}", path=path, hint=hints.get(error.errno or 0))
+
+
+def _name(final: Path, folder: Path | None) -> Path:
+    """Return where an output is, seen from the folder that all lie in, or that is made for them."""
+    return folder.resolve().name / final.relative_to(folder) if folder else Path(final.name)
 
 
 def _follow(final: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,14 +9,27 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..converters.registry import WriteOptions
+from .cli_batch import batch
 from .cli_check import check_command
 from .cli_diff import diff_command
 from .cli_inspect import inspect_command
 from .cli_verify import verify_command
 from .commands import run_convert, run_formats
 from .entry import VERBS
-from .flags import Debug, DigestFile, Jobs, Json, Quiet, Reading, Verbose, choosing, end, reading
+from .flags import (
+    Debug,
+    DigestFile,
+    Jobs,
+    Json,
+    Quiet,
+    Reading,
+    Verbose,
+    Writing,
+    choosing,
+    end,
+    reading,
+    writing,
+)  # fmt: skip
 from .options import ConvertOptions
 
 __all__ = ["app", "run"]
@@ -51,33 +63,18 @@ app = typer.Typer(
 )
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
-
-
-def parse_size(text: str) -> int:
-    """Return a number of bytes: `5GB` is 5 * 10^9, `5GiB` is 5 * 2^30."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match or float(match[1]) <= 0:
-        raise typer.BadParameter(f"`{text}` is no size such as 5GB or 512MiB")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
-
-
 @app.command(DEFAULT)
 @reading
 @choosing
+@writing
 def convert_command(
     source: Annotated[str, typer.Argument(metavar="SRC", help="File, folder or prefix.")],
     target: Annotated[str, typer.Argument(metavar="DST", help="File or prefix to write.")],
     *,
     reading: Reading,
     choosing: ConvertOptions,
-    target_format: Annotated[
-        str | None, typer.Option("--to", "-t", metavar="FORMAT", help="Format of DST.")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Any loss is an error.")] = False,
+    writing: Writing,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, write nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read DST back and compare before it appears.")
     ] = False,
@@ -85,31 +82,6 @@ def convert_command(
         bool, typer.Option("--verify-sample", help="--verify=sample: compare some of the bytes.")
     ] = False,
     fsync: Annotated[bool, typer.Option("--fsync", help="Wait for the disk.")] = False,
-    max_shard_size: Annotated[
-        int | None,
-        typer.Option(parser=parse_size, metavar="SIZE", help="Split data: 5GB, 512MiB."),
-    ] = None,
-    untie: Annotated[
-        bool, typer.Option("--untie", help="Store tied tensors under each of their names.")
-    ] = False,
-    object_based: Annotated[
-        bool, typer.Option("--object-based", help="Write a checkpoint with an object graph.")
-    ] = False,
-    layout_of: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="Take object graph and keys of a model.")
-    ] = None,
-    template: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="Take graph, assets, signatures of a model."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Take the Keras config of a file or model.")
-    ] = None,
-    flat: Annotated[bool, typer.Option("--flat", help="Make no groups of slashes.")] = False,
-    compress: Annotated[bool, typer.Option("--compress", help="Deflate the data.")] = False,
-    provenance: Annotated[
-        bool, typer.Option("--provenance", help="Note beside each tensor where it came from.")
-    ] = False,
     jobs: Jobs = 0,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Store the account of every tensor.")
@@ -124,21 +96,10 @@ def convert_command(
     options = replace(
         choosing,
         source_format=reading.format,
-        target_format=target_format,
+        target_format=writing.format,
         read=reading.options,
-        write=WriteOptions(
-            overwrite=overwrite,
-            max_shard_bytes=max_shard_size,
-            untie=untie,
-            object_based=object_based,
-            layout_of=layout_of,
-            template=template,
-            config=config,
-            flat=flat,
-            compress=compress,
-            provenance=provenance,
-        ),
-        strict=strict,
+        write=writing.options,
+        strict=writing.strict,
         dry_run=dry_run,
         verify=verify,
         verify_sample=verify_sample,
@@ -160,6 +121,7 @@ def convert_command(
     )
 
 
+app.add_typer(batch, name="batch")
 app.command("inspect")(inspect_command)
 app.command("check")(check_command)
 app.command("diff")(diff_command)

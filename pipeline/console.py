@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..converters.output import Plan
     from ..converters.tensors import TensorDict
 
-__all__ = ["FOUND", "Console", "guarded", "human"]
+__all__ = ["FOUND", "INTERRUPTED", "Console", "guarded", "human"]
 
 SHOWN_NOTES = 5
 FOUND = 1  # differences or findings, docs/adr/0009

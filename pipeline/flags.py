@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ..converters.registry import ReadOptions
+from ..converters.registry import ReadOptions, WriteOptions
 from .console import guarded
 from .isolate import run_isolated
 from .options import ConvertOptions
 
 __all__ = [
     "By", "ByNames", "Debug", "DigestFile", "Exclude", "HtmlFile", "Include", "Jobs", "Json",
-    "Quiet", "Reading", "Verbose", "WeightsOnly", "choosing", "end", "reading",
+    "Quiet", "Reading", "Verbose", "WeightsOnly", "Writing", "choosing", "end", "opening",
+    "parse_size", "reading", "writing",
 ]  # fmt: skip
 
 
@@ -91,6 +93,33 @@ class Reading:
 
     format: str | None
     options: ReadOptions
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How to write a target, as its flags say.
+
+    Attributes:
+        format: name of its format; None to go by its ending.
+        options: how to lay it out.
+        strict: any loss is an error.
+    """
+
+    format: str | None
+    options: WriteOptions
+    strict: bool
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes: `5GB` is 5 * 10^9, `5GiB` is 5 * 2^30."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match or float(match[1]) <= 0:
+        raise typer.BadParameter(f"`{text}` is no size such as 5GB or 512MiB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
 
 
 def _reading(
@@ -177,6 +206,54 @@ def _choosing(
     )
 
 
+def _writing(
+    target_format: Annotated[
+        str | None, typer.Option("--to", "-t", metavar="FORMAT", help="Format of DST.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Any loss is an error.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    max_shard_size: Annotated[
+        int | None,
+        typer.Option(parser=parse_size, metavar="SIZE", help="Split data: 5GB, 512MiB."),
+    ] = None,
+    untie: Annotated[
+        bool, typer.Option("--untie", help="Store tied tensors under each of their names.")
+    ] = False,
+    object_based: Annotated[
+        bool, typer.Option("--object-based", help="Write a checkpoint with an object graph.")
+    ] = False,
+    layout_of: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Take object graph and keys of a model.")
+    ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Take graph, assets, signatures of a model."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take the Keras config of a file or model.")
+    ] = None,
+    flat: Annotated[bool, typer.Option("--flat", help="Make no groups of slashes.")] = False,
+    compress: Annotated[bool, typer.Option("--compress", help="Deflate the data.")] = False,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Note beside each tensor where it came from.")
+    ] = False,
+) -> Writing:
+    """Return what the flags of a target say; the one list of them."""
+    options = WriteOptions(
+        overwrite=overwrite,
+        max_shard_bytes=max_shard_size,
+        untie=untie,
+        object_based=object_based,
+        layout_of=layout_of,
+        template=template,
+        config=config,
+        flat=flat,
+        compress=compress,
+        provenance=provenance,
+    )
+    return Writing(target_format, options, strict)
+
+
 Isolate = Annotated[
     bool, typer.Option("--isolate", help="Read in a child process with limits; for hostile files.")
 ]
@@ -190,13 +267,29 @@ def choosing(command: Callable[..., None]) -> Callable[..., None]:
     return _merged(command, "choosing", _choosing)
 
 
+def writing(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags that say how to write a target.
+
+    The command takes what they say as `writing`.
+    """
+    return _merged(command, "writing", _writing)
+
+
+def opening(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags that say how to open a source, without `--isolate`.
+
+    The command takes what they say as `reading`.
+    """
+    return _merged(command, "reading", _reading)
+
+
 def reading(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the flags that say how to open a source.
 
     The command takes what they say as `reading`, its first path as its first parameter, and
     `debug`. With `--isolate` it runs in a child process.
     """
-    inner = _merged(command, "reading", _reading)
+    inner = opening(command)
     own = signature(inner)
     first = next(iter(own.parameters))
 

@@ -13,7 +13,8 @@ name of the archive's, and no class, path or vocabulary that a config names is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ConvertError, CorruptFileError, NotRecognisedError, UnsafeFileError
 from ..notes import Kind, Note
-from ..registry import Location
+from ..registry import Group, Location
 from ..sources import FileSource, Source
 from .checked_member import CheckedMember
 from .keras_attachments import CONFIG, METADATA, of_archive, of_folder
@@ -30,8 +31,7 @@ from .strict_json import JSON_BYTES, parse_json, read_json
 from .windows import WindowSource, unpack
 from .zip_archive import STORED, Member, MemberStream, read_members
 
-__all__ = ["ARCHIVE", "TASK", "WEIGHTS", "Part", "Parts", "find", "is_keras_model"]
-
+__all__ = ["ARCHIVE", "TASK", "WEIGHTS", "Part", "Parts", "find", "is_keras_model", "keras_groups"]
 WEIGHTS, WEIGHTS_INDEX = "model.weights.h5", "model.weights.json"
 TASK = "task.weights.h5"  # KerasHub: the head of a task; `model.weights.h5` is the backbone
 PICKLED = "model.weights.npz"
@@ -91,6 +91,18 @@ class Parts:
 
 
 # Recognising
+
+
+def keras_groups(names: Collection[str]) -> Iterator[Group]:
+    """Yield unzipped archives, and indexes with their shards, among the names in a folder."""
+    if {WEIGHTS, WEIGHTS_INDEX} & set(names) and {CONFIG, METADATA} & set(names):
+        yield Group("")
+        return
+    for name in names:
+        if name.endswith(INDEX):
+            stem = name.removesuffix(INDEX)
+            shard = re.compile(rf"{re.escape(stem)}_\d{{5,}}{re.escape(H5)}")
+            yield Group(name, frozenset({name, *filter(shard.fullmatch, names)}), stem)
 
 
 def is_keras_model(location: Location) -> bool:

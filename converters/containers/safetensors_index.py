@@ -18,20 +18,20 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import CorruptFileError, NotRecognisedError, UnsafeFileError, UsageError
-from ..registry import Location
+from ..registry import Group, Location
 from ..sources import FileSource
 from .safetensors_header import looks_like_file
 from .strict_json import JSON_BYTES, read_json
 
 __all__ = [
     "WHOLE", "Index", "build_index", "cut", "find", "holds_model", "index_beside", "is_index",
-    "leftovers", "others_beside", "read_index", "set_names", "stray_shards",
+    "leftovers", "others_beside", "read_index", "set_names", "shard_groups", "stray_shards",
 ]  # fmt: skip
 
 EXTENSION = ".safetensors"
@@ -110,6 +110,19 @@ def _in_folder(folder: Path) -> list[Location]:
         *(each for each in indexes if is_index(each)),
         *(each for each in whole if looks_like_file(each.head)),
     ]
+
+
+def shard_groups(names: Collection[str]) -> Iterator[Group]:
+    """Yield the models of several files among the names in a folder: an index and its shards."""
+    shards: dict[str, set[str]] = {}
+    for name in names:
+        match = _SHARD.fullmatch(name)
+        if match:
+            shards.setdefault(match[1], set()).add(name)
+    for name in names:
+        if _INDEX.fullmatch(name):
+            stem = name.partition(EXTENSION)[0]
+            yield Group(name, frozenset({name, *shards.get(stem, ())}), stem)
 
 
 def others_beside(path: Path, own: Iterable[str]) -> list[str]:

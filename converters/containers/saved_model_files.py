@@ -12,12 +12,13 @@ Names of files from tensorflow/python/saved_model/constants.py (v2.21.0).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import NotRecognisedError, UsageError
 from ..notes import Kind, Note
+from ..registry import Group
 
 __all__ = [
     "FINGERPRINT",
@@ -28,6 +29,7 @@ __all__ = [
     "is_copied",
     "is_model_folder",
     "is_part",
+    "model_groups",
     "model_of_variables",
     "variables_prefix",
     "versions_in",
@@ -80,6 +82,12 @@ def is_copied(path: Path) -> bool:
     """
     fresh = path.parent == Path(VARIABLES) and path.name.startswith(f"{VARIABLES}.")
     return not fresh and path != Path(FINGERPRINT)
+
+
+def model_groups(names: Collection[str]) -> Iterator[Group]:
+    """Yield the folder itself, if the names in it are those of a SavedModel."""
+    if any(name in names for name in GRAPH_FILES):
+        yield Group("")
 
 
 def is_model_folder(path: Path) -> bool:

@@ -15,8 +15,9 @@ Specified by tfjs-core/src/io/types.ts (WeightsManifestGroupConfig) and io_utils
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -24,15 +25,20 @@ from typing import Any, NamedTuple
 
 from ..dtypes import DType
 from ..errors import ConvertError, CorruptFileError, NotRecognisedError, UnsafeFileError
+from ..registry import Group
 from ..sources import Extent, FileSource
 from ..tensors import CHUNK_BYTES, ElementTensor, ExtentTensor, Tensor, TensorSpec
 
-__all__ = ["MANIFESTS", "Quantization", "Stored", "Weights", "is_old_graph", "read_weights"]
+__all__ = [
+    "MANIFESTS", "Quantization", "Stored", "Weights", "is_old_graph", "read_weights", "web_groups",
+]  # fmt: skip
 
 # Where a manifest is, the name of today first.
 MANIFESTS = ("model.json", "weights_manifest.json")
 # The graph before 1.0. Its constants have no values, so nobody means the file alone.
 _OLD_GRAPH = "tensorflowjs_model.pb"
+# What converters call the files; a manifest may name others.
+_SHARD = re.compile(r"group\d+-shard\d+of\d+(\.bin)?|.+\.weights\.bin|weights\.bin")
 
 # tfjs-core/src/io/types.ts, DTYPE_VALUE_SIZE_MAP, and `string`.
 DTYPES = {
@@ -47,6 +53,15 @@ QUANTIZED = {"uint8": DType.UINT8, "uint16": DType.UINT16, "float16": DType.FLOA
 _MADE_OF = {"uint8": ("float32", "int32"), "uint16": ("float32", "int32"), "float16": ("float32",)}
 STRING_LENGTH_BYTES = 4
 MAX_DIMENSIONS = 64
+
+
+def web_groups(names: Collection[str]) -> Iterator[Group]:
+    """Yield a manifest with its files among the names in a folder."""
+    for manifest in MANIFESTS:
+        if manifest in names:
+            files = {name for name in names if _SHARD.fullmatch(name)} | {_OLD_GRAPH} & set(names)
+            yield Group(manifest, frozenset({manifest, *files}), "")
+            return
 
 
 def is_old_graph(path: Path) -> bool:

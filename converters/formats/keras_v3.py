@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..containers.h5_writer import NewDataset
-from ..containers.keras_archive import TASK, Part, Parts, find, is_keras_model
+from ..containers.keras_archive import TASK, Part, Parts, find, is_keras_model, keras_groups
 from ..containers.keras_attachments import CONFIG
 from ..containers.keras_store import Store, read_store
 from ..containers.keras_writer import (
@@ -437,6 +437,7 @@ FORMAT = Format(
     title="Keras 3",
     extensions=(".keras", ".weights.h5", ".weights.json"),
     sniff=is_keras_model,
+    group=keras_groups,
     open=_open,
     plan=_plan,
     options=frozenset({"config", "folder", "max_shard_bytes"}),

@@ -49,6 +49,7 @@ from ..containers.safetensors_index import (
     others_beside,
     read_index,
     set_names,
+    shard_groups,
     stray_shards,
 )
 from ..dtypes import DType
@@ -426,6 +427,7 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
+    group=shard_groups,
     options=frozenset({"folder", "max_shard_bytes", "untie"}),
     metadata=True,
     limits="packed 4- and 6-bit types; complex128 is not written",

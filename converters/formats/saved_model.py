@@ -46,6 +46,7 @@ from ..containers.saved_model_files import (
     is_copied,
     is_model_folder,
     is_part,
+    model_groups,
     variables_prefix,
 )
 from ..containers.tensor_bundle import Bundle, index_path
@@ -486,6 +487,7 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
+    group=model_groups,
     options=frozenset({"folder", "template", "max_shard_bytes"}),
     needs=frozenset({"template"}),
     limits="chunked `.cpb` files; weights alone, without a template",

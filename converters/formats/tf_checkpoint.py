@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containers.bundle_writer import Row, plan_bundle
 from ..containers.checkpoint_files import build_state, find, looks_like_checkpoint
+from ..containers.checkpoint_groups import bundle_groups
 from ..containers.tensor_bundle import Bundle, bundle_prefix, is_bundle_index
 from ..errors import ConvertError, CorruptFileError, NotRecognisedError, TargetError, UsageError
 from ..graphs.object_aliases import aliases
@@ -268,6 +269,7 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     plan=_plan,
+    group=bundle_groups,
     options=frozenset({"max_shard_bytes", "object_based", "layout_of"}),
     audit=_audit,
     scan=_scan,

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..containers.checkpoint_files import find, looks_like_checkpoint
+from ..containers.checkpoint_groups import slice_groups
 from ..containers.tensor_slices import TensorSlices
 from ..graphs.variable_roles import describe_names, find_meta
 from ..registry import Format, Location, ReadOptions
@@ -91,4 +92,5 @@ FORMAT = Format(
     open=_open,
     audit=_audit,
     scan=_scan,
+    group=slice_groups,
 )

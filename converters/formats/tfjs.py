@@ -28,7 +28,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..containers.computed import ComputedTensor
 from ..containers.strict_json import JSON_BYTES, read_json
-from ..containers.weights_manifest import MANIFESTS, Stored, Weights, is_old_graph, read_weights
+from ..containers.weights_manifest import (
+    MANIFESTS,
+    Stored,
+    Weights,
+    is_old_graph,
+    read_weights,
+    web_groups,
+)
 from ..dtypes import DType
 from ..errors import ConvertError, CorruptFileError
 from ..graphs.json_graph import roles_in_graph, signature_of
@@ -285,4 +292,5 @@ FORMAT = Format(
     sniff=_sniff,
     open=_open,
     scan=_scan,
+    group=web_groups,
 )

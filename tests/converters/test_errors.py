@@ -60,7 +60,7 @@ def test_kinds_of_errors_are_kinds_of_each_other() -> None:
     assert issubclass(errors.UnsafeFileError, CorruptFileError)
     assert issubclass(errors.LossError, TargetError)
     named = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
-    assert len(named) == 8
+    assert len(named) == 9
     assert all(issubclass(each, ConvertError) for each in named)
 
 

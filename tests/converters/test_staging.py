@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tensorferry.converters.errors import TargetError, UsageError
-from tensorferry.converters.staging import Staging
+from tensorferry.converters.staging import Staging, remove_stale
 from tensorferry.converters.testing.contracts import listing
 
 OLD = b"what was there before"
@@ -117,6 +120,15 @@ def test_what_is_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already") as caught:
         _stage(tmp_path / "a", tmp_path / "b")
     assert caught.value.path == str(tmp_path / "b")
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, through_link: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(UsageError, match="is a device or a pipe, not a file"):
+        _stage(tmp_path / ("link" if through_link else "pipe"), overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_what_appears_meanwhile_is_refused_too(tmp_path: Path) -> None:
@@ -230,8 +242,74 @@ def test_what_cannot_be_put_back_is_kept(tmp_path: Path, monkeypatch: pytest.Mon
         _failing_renames(monkeypatch, lambda _, new: new == tmp_path / "a")
         with pytest.raises(TargetError) as caught:
             staging.commit()
-    assert caught.value.hint == f"what was there before is kept in {staging.folder}"
-    assert OLD in listing(staging.folder).values()
+    (kept,) = tmp_path.glob(".tensorferry-old-*")
+    assert caught.value.hint == f"what was there before is kept in {kept}"
+    assert listing(kept) == {"0/a": OLD}
+
+
+# What a killed process left
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tensorferry.converters.staging import Staging
+final, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+rename = Path.rename
+def killed(self, target):
+    global kill_at
+    if kill_at == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    kill_at -= 1
+    return rename(self, target)
+Path.rename = killed
+with Staging([final], overwrite=True, fsync=False) as staging:
+    os.pwrite(staging.create(0, 3), b"new", 0)
+    staging.commit()
+"""
+
+
+def _killed(final: Path, at: int) -> None:
+    """Stage a file in a process that is killed at its `at`th rename."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(final), str(at)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    _killed(tmp_path / "a", 0)
+    assert [each.name for each in tmp_path.glob(".tensorferry-*/*")] == ["a"]
+    remove_stale(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_being_written_is_no_leftover(tmp_path: Path) -> None:
+    with _stage(tmp_path / "a") as staging:
+        _fill(staging, b"one")
+        remove_stale(tmp_path)
+        staging.commit()
+    assert listing(tmp_path) == {"a": b"one"}
+
+
+def test_the_last_copy_is_no_leftover(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(OLD)
+    _killed(tmp_path / "a", 1)
+    remove_stale(tmp_path)
+    (kept,) = tmp_path.iterdir()
+    assert listing(kept) == {"0/a": OLD}
+    (tmp_path / "a").write_bytes(b"successor")
+    remove_stale(tmp_path)
+    assert listing(tmp_path) == {"a": b"successor"}
+
+
+def test_links_and_other_folders_are_no_leftovers(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (tmp_path / ".tensorferry-link").symlink_to(theirs)
+    (tmp_path / ".tensorferry-file").write_bytes(OLD)
+    remove_stale(tmp_path)
+    remove_stale(tmp_path / "nowhere")
+    names = [".tensorferry-file", ".tensorferry-link", "theirs"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == names
 
 
 # The disk
@@ -365,7 +443,7 @@ def test_a_failure_leaves_the_folder_as_it_was(
         _fill(staging, b"one", b"two")
         _failing_renames(
             monkeypatch,
-            lambda path, target: target == root / "index" and path.parent.name == "model",
+            lambda path, target: target == root / "index" and path.is_relative_to(staging.folder),
         )
         with pytest.raises(TargetError):
             staging.commit()

@@ -186,14 +186,21 @@ def flags() -> dict[str, set[str]]:
     group: Any = typer.main.get_command(app)
     context = typer.Context(group)
     return {
-        "convert" if name == DEFAULT else name: {
-            flag
-            for parameter in command.get_params(context)
-            for flag in (*parameter.opts, *parameter.secondary_opts)
-            if flag.startswith("-")
-        }
+        "convert" if name == DEFAULT else name: flags_of(command, context)
         for name, command in group.commands.items()
     }
+
+
+def flags_of(command: Any, context: Any) -> set[str]:
+    """Return the flags of a command, and of those below it."""
+    below = getattr(command, "commands", {}).values()
+    own = {
+        flag
+        for parameter in command.get_params(context)
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+        if flag.startswith("-")
+    }
+    return own.union(*(flags_of(each, context) for each in below))
 
 
 @pytest.mark.parametrize("verb", ["convert", *VERBS])

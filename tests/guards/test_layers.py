@@ -68,7 +68,7 @@ MODULES = sources()
 def floor(module: str) -> str:
     package, *rest = module.split(".")
     if package == "pipeline":
-        return "pipeline"
+        return package
     if len(rest) > 1:
         return rest[0]
     return FLOORS.get(rest[0]) or pytest.fail(f"{module} needs a floor in FLOORS")

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import typer
 from tensorferry.pipeline import console, entry
-from tensorferry.pipeline.cli import DEFAULT, app, parse_size
+from tensorferry.pipeline.cli import DEFAULT, app
+from tensorferry.pipeline.flags import parse_size
 
 START = "import sys; from tensorferry.pipeline.entry import main; sys.exit(main())"
 COMMAND = [sys.executable, "-c", START]
 
 
 def test_the_plain_entry_knows_all_verbs() -> None:
-    names = {command.name for command in app.registered_commands}
+    commands = (*app.registered_commands, *app.registered_groups)
+    names = {command.name for command in commands}
     assert names == {*entry.VERBS, DEFAULT}
 
 

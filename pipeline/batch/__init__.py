@@ -1,0 +1,1 @@
+"""Many conversions: what is found below a root, planned, done and written down."""

@@ -1,0 +1,137 @@
+"""Which model becomes which file: target names that mirror the source, and no two alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from string import Formatter
+
+from ...converters.errors import UsageError
+from ...converters.names import near
+from ...converters.registry import Format, format_named
+from ..convert import ConvertOptions
+from .discovery import Found, discover
+from .jobs import BatchPlan, Job
+
+__all__ = ["NAME", "plan_jobs"]
+
+NAME = "{parent}/{stem}{ending}"
+# What a template may name: folder below the root, name without ending and with it, the number of
+# the step, and the target format's ending with its dot.
+FIELDS = ("parent", "stem", "name", "step", "ending")
+
+
+def plan_jobs(
+    root: Path, target: Path, options: ConvertOptions, *, name: str = NAME, latest: bool = False
+) -> BatchPlan:
+    """Find the models below a folder, and say what each becomes; opens none of them.
+
+    Args:
+        root: the folder of the models.
+        target: the folder to make or to add to; what lies in it is no source.
+        options: how to convert, the target format among it.
+        name: template of the path of each target inside of `target`.
+        latest: of models that differ in the step alone, take the one of the highest.
+
+    Raises:
+        UsageError: no format is given, or one that needs more than weights; the template is none;
+            two models would become one file; source and target are the same folder.
+        NotRecognisedError: there is no such folder.
+    """
+    writer = _writer(options)
+    _check_template(name)
+    if root.resolve() == target.resolve():
+        raise UsageError(
+            "source and target are the same folder", path=root,
+            hint="choose another target: what is written would be found as a source",
+        )  # fmt: skip
+    found, skipped = discover(root, without={target.resolve()}, latest=latest)
+    jobs = [
+        Job(
+            source=str(each.path),
+            target=str(target / _path(each, root, writer, name)),
+            nbytes=each.nbytes,
+            fingerprint=each.fingerprint,
+            flags=options,
+        )
+        for each in found
+    ]
+    _check_collisions(jobs)
+    return BatchPlan(tuple(jobs), tuple(skipped))
+
+
+def _writer(options: ConvertOptions) -> Format:
+    if options.target_format is None:
+        raise UsageError(
+            "a batch needs the format to write", hint="name it with --to, such as --to safetensors"
+        )
+    writer = format_named(options.target_format)
+    if writer.plan is None or not writer.extensions:
+        raise UsageError(f"{writer.title} is only read, not written")
+    missing = writer.needs - set(options.write.given())
+    if missing:
+        raise UsageError(
+            f"{writer.title} needs --{min(missing).replace('_', '-')}",
+            hint="which is another one for each model: convert them one by one",
+        )
+    return writer
+
+
+# Names
+
+
+def _check_template(name: str) -> None:
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(name) if field is not None]
+    except ValueError as error:
+        raise UsageError(f"`{name}` is no template: {error}", hint=f"as in {NAME!r}") from error
+    for field in fields:
+        if field not in FIELDS:
+            raise UsageError(
+                f"no field of a name is called `{field}`",
+                hint=near(field, FIELDS) or f"there are {', '.join(FIELDS)}",
+            )
+    if not {"stem", "name"} & {*fields}:
+        raise UsageError(f"`{name}` gives all models one name", hint=f"as in {NAME!r}")
+
+
+def _path(found: Found, root: Path, writer: Format, name: str) -> Path:
+    """Return where a model goes, inside of the target folder.
+
+    Raises:
+        UsageError: that would lie outside of it.
+    """
+    inside = os.path.relpath(found.path, root)
+    parent, own = os.path.split(inside)
+    stem = found.stem
+    if inside == os.curdir:  # the root itself is a model
+        parent, own = "", root.resolve().name
+        stem = own
+    text = name.format(
+        parent=parent or os.curdir,
+        stem=stem,
+        name=own,
+        step="" if found.step is None else found.step,
+        ending=writer.extensions[0],
+    )
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise UsageError(
+            f"`{text}` is no path inside of the target folder", where=f"model `{inside}`"
+        )
+    return Path(path)
+
+
+def _check_collisions(jobs: Iterable[Job]) -> None:
+    taken: dict[str, str] = {}
+    for job in jobs:
+        other = taken.setdefault(job.target, job.source)
+        if other != job.source:
+            raise UsageError(
+                "two models would become one file",
+                path=job.target,
+                expected=f"one of `{other}` and `{job.source}`",
+                got="both",
+                hint="tell them apart with --name, as in '{parent}/{name}{ending}'",
+            )
