@@ -26,6 +26,9 @@ COUNTS = {TINY: 100_000, PAGE: 10_000}
 LOOK = "look"
 LOOKED_AT, SAME, OTHER = "1.3GB", "1.3GB-same", "1.3GB-other"
 SEEDS = {OTHER: 1}
+# Many small models in one folder: how many, and the tensors of each (2 MB).
+ZOO, ZOO_COUNT = "zoo", 300
+ZOO_SHAPES = {f"block_{number // 3}/part_{number % 3}": (75, 75) for number in range(90)}
 # Kind: file, dense layers of two tensors each, and their width.
 LEGACY, ARCHIVE, MANY = "h5-440MB", "keras-440MB", "h5-5k"
 KERAS = {
@@ -33,7 +36,7 @@ KERAS = {
     ARCHIVE: ("model.keras", 100, 1048),
     MANY: ("model.h5", 2500, 152),
 }
-KINDS = (*BERTS, *COUNTS, *KERAS, LOOK)
+KINDS = (*BERTS, *COUNTS, *KERAS, LOOK, ZOO)
 
 Shape = tuple[int, ...]
 
@@ -48,9 +51,20 @@ def files_of(folder: Path, kind: str) -> tuple[Path, ...]:
     prefix = source_of(folder, kind)
     if kind in KERAS:
         return (prefix,)
+    if kind == ZOO:
+        return tuple(file for number in range(ZOO_COUNT) for file in _members(folder, number))
     return (
         prefix.with_name(f"{PREFIX}.index"),
         prefix.with_name(f"{PREFIX}.data-00000-of-00001"),
+    )
+
+
+def _members(folder: Path, number: int) -> tuple[Path, Path]:
+    """Return index and data file of a model of the zoo."""
+    prefix = folder / ZOO / f"model_{number:03}.ckpt"
+    return (
+        prefix.with_name(f"{prefix.name}.index"),
+        prefix.with_name(f"{prefix.name}.data-00000-of-00001"),
     )
 
 
@@ -123,13 +137,26 @@ def _make_keras(folder: Path, kind: str) -> None:
 
 
 def _make_checkpoint(folder: Path, kind: str) -> None:
+    prefix = source_of(folder, kind)
+    prefix.parent.mkdir(parents=True)
+    _write_random(prefix, shapes_of(kind), SEEDS.get(kind, 0))
+
+
+def _make_zoo(folder: Path) -> None:
+    (folder / ZOO).mkdir(parents=True)
+    for number in range(ZOO_COUNT):
+        index, _ = _members(folder, number)
+        _write_random(index.with_suffix(""), ZOO_SHAPES, number)
+
+
+def _write_random(prefix: Path, shapes: dict[str, Shape], seed: int) -> None:
     import numpy as np
     from tensorferry.converters.dtypes import DType
     from tensorferry.converters.output import write_plan
     from tensorferry.converters.registry import WriteOptions, format_named
     from tensorferry.converters.tensors import Tensor, TensorDict, TensorSpec
 
-    random = np.random.default_rng(SEEDS.get(kind, 0))
+    random = np.random.default_rng(seed)
 
     class Random(Tensor):
         """A tensor of numbers that are made when they are written."""
@@ -147,9 +174,7 @@ def _make_checkpoint(folder: Path, kind: str) -> None:
                 yield memoryview(values).cast("B")
                 left -= length
 
-    prefix = source_of(folder, kind)
-    prefix.parent.mkdir(parents=True)
-    tensors = {name: Random(shape) for name, shape in shapes_of(kind).items()}
+    tensors = {name: Random(shape) for name, shape in shapes.items()}
     plan = format_named("tf-checkpoint").plan
     if plan is None:
         raise RuntimeError("tf-checkpoint cannot be written")
@@ -159,5 +184,8 @@ def _make_checkpoint(folder: Path, kind: str) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[2:]:
-        make = _make_keras if each in KERAS else _make_checkpoint
-        make(Path(sys.argv[1]), each)
+        if each == ZOO:
+            _make_zoo(Path(sys.argv[1]))
+        else:
+            make = _make_keras if each in KERAS else _make_checkpoint
+            make(Path(sys.argv[1]), each)

@@ -19,6 +19,8 @@ from checkpoints import (
     PAGE,
     SAME,
     TINY,
+    ZOO,
+    ZOO_COUNT,
     files_of,
     source_of,
 )
@@ -31,6 +33,7 @@ MEGABYTE = 1_000_000
 COPY, NOISE, NUMPY = "cp", "cp again (noise)", "python -c 'import numpy'"
 BARE = "python -c pass"
 COMPARE, READ = "cmp", "cat"
+SYNCED = "cp and sync"
 OURS, THEIRS = "convert to {}", "TensorFlow script to {}"
 KERAS_SCRIPT = "keras_to_safetensors.py"
 MEMORY = Bar("memory", 64 * MEGABYTE)
@@ -109,6 +112,7 @@ class Bench:
             ARCHIVE: partial(self._keras, ARCHIVE),
             MANY: self._many,
             LOOK: self._look,
+            ZOO: self._zoo,
         }
         rounds = {"100MB": 5, TINY: 5}
         contestants = tuple(makers[kind]() if kind in makers else self._middle(kind))
@@ -194,6 +198,22 @@ class Bench:
             self._run("inspect --stats --html of 10,000 tensors", "inspect",
                       source_of(self.folder, PAGE), "--stats", "--html", "{out}/page.html",
                       bars=(Bar("seconds", 10),)),
+        ]  # fmt: skip
+
+    def _zoo(self) -> list[Contestant]:
+        root = self.folder / ZOO
+        copy = 'cp "$0"/* "$1"'
+        synced = f"{copy} && sync -f $1"
+        words = ("batch", root, "{out}", "--to", "safetensors", "-q")
+        bar = Bar("seconds", ZOO_COUNT / 200)
+        return [
+            Contestant(COPY, (_found("sh"), "-c", copy, str(root), "{out}")),
+            Contestant(SYNCED, (_found("sh"), "-c", synced, str(root), "{out}")),
+            self._run("batch, neither verified nor synced", *words, "--no-verify", "--no-fsync",
+                      bars=(bar, STATS_MEMORY)),
+            self._run("batch, synced", *words, "--no-verify",
+                      bars=(Bar("ratio", 1 / 0.7, SYNCED), STATS_MEMORY)),
+            self._run("batch, verified and synced", *words, bars=(STATS_MEMORY,)),
         ]  # fmt: skip
 
     def _cp(self, kind: str, name: str = COPY) -> Contestant:

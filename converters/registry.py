@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .findings import Finding
 
 __all__ = [
+    "HEAD_BYTES",
     "Format",
     "Group",
     "Location",

@@ -81,6 +81,7 @@ class Standing(NamedTuple):
 class _Last(NamedTuple):
     """What counts of the last row of a target."""
 
+    at: str
     event: str
     fingerprint: str
     recipe: str
@@ -183,9 +184,11 @@ class Ledger:
         return row
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add the rows of another ledger of the same folder, as they are."""
+        """Add rows of ledgers of the same folder, but for those that later ones have outdone."""
         for row in rows:
-            self._append(row)
+            last = self._last.get(row["target"]) if "target" in row else None
+            if last is None or _time(row) >= last.at:
+                self._append(row)
 
     def sync(self) -> None:
         """Wait until the disk has all rows."""
@@ -211,6 +214,7 @@ class Ledger:
             self._skipped[row["source"]] = row["error"]
             return
         self._last[row["target"]] = _Last(
+            _time(row),
             row["event"],
             row["fingerprint"],
             sys.intern(row["recipe"]),
@@ -310,11 +314,17 @@ def all_rows(root: Path) -> Iterator[Row]:
 
 
 def _in_time(paths: Iterable[Path]) -> Iterator[Row]:
-    return heapq.merge(*map(read_rows, paths), key=lambda row: str(row.get("at", "")))
+    return heapq.merge(*map(read_rows, paths), key=_time)
+
+
+def _time(row: Row) -> str:
+    return str(row.get("at", ""))
 
 
 def merge(root: Path) -> int:
-    """Add the rows of all parts' ledgers to the one of the whole, and remove them; return how many.
+    """Add what all parts have come to to the ledger of the whole; return how many they were.
+
+    Their own ledgers are removed.
 
     Raises:
         NotRecognisedError: there are none.

@@ -16,7 +16,7 @@ ALL = ConvertOptions(
     source_format="npz",
     target_format="hdf5",
     read=ReadOptions(
-        "key", False, 3, True, frozenset({"serve", "gpu"}), False, "modern", True, True
+        "key", False, 3, True, frozenset({"serve", "gpu"}), False, "modern", True, True, "http://s"
     ),
     write=WriteOptions(
         True, True, 5, True, True, Path("l"), Path("t"), Path("c"), True, True, True
