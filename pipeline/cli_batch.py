@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from ..converters.errors import UsageError
 from .batch.jobs import Part
-from .batch.plan import NAME, plan_jobs
+from .batch.plan import NAME, plan_jobs, plan_list
 from .flags import (
     Debug,
     Json,
@@ -65,7 +65,7 @@ batch = typer.Typer(
 @writing
 def batch_command(
     source_root: Annotated[
-        str, typer.Argument(metavar="SRC_ROOT", help="Folder with models, at any depth.")
+        str, typer.Argument(metavar="SRC_ROOT", help="Folder with models, or a list of them.")
     ],
     target_root: Annotated[
         str, typer.Argument(metavar="DST_ROOT", help="Folder to write to, and of the ledger.")
@@ -135,7 +135,10 @@ def batch_command(
             raise UsageError("--step means nothing to a batch", hint="--latest takes the last ones")
         source, target = _folder(source_root), _folder(target_root)
         part = None if shard is None else Part.of(shard)
-        plan = plan_jobs(source, target, options, name=name, latest=reading.options.latest)
+        if source.is_file():
+            plan = plan_list(source, target, options, name=name)
+        else:
+            plan = plan_jobs(source, target, options, name=name, latest=reading.options.latest)
         if part:
             plan = plan.part(part, target)
         if dry_run:

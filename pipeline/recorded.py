@@ -9,18 +9,19 @@ read may come from anybody, so every field has to be known, and of its type.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..converters.containers.strict_json import read_json
 from ..converters.errors import CorruptFileError, NotRecognisedError
 from ..converters.sources import FileSource
 from .options import ConvertOptions
 
-__all__ = ["Recorded", "read_report", "recorded_flags"]
+__all__ = ["Recorded", "read_report", "recorded_flags", "with_flags"]
+
+Options = TypeVar("Options")
 
 VERSION = 1
 MAX_BYTES = 1 << 30  # a report has some hundred bytes for each tensor
@@ -96,6 +97,31 @@ def _recorded(content: object) -> Recorded:
     return Recorded(_typed(ConvertOptions, flags, "flags"), format)
 
 
+def with_flags(options: Options, content: object, where: str) -> Options:
+    """Return options with those replaced that JSON values name.
+
+    Args:
+        options: of any kind, such as `ConvertOptions`.
+        content: what was read; names and types are checked.
+        where: the place to name in an error.
+
+    Raises:
+        CorruptFileError: a name is unknown, or a value is not of its type.
+    """
+    hints = get_type_hints(type(options))
+    given: dict[str, Any] = {}
+    for name, value in _typed(dict[str, object], content, where).items():
+        if name not in hints:
+            raise CorruptFileError(f"`{name[:40]}` is unknown", where=where)
+        before, place = getattr(options, name), f"{where}: {name}"
+        is_record = is_dataclass(before) and not isinstance(before, type)
+        if is_record:
+            given[name] = with_flags(before, value, place)
+        else:
+            given[name] = _typed(hints[name], value, place)
+    return replace(options, **given)  # type: ignore[type-var]
+
+
 def _typed(wanted: Any, value: Any, where: str) -> Any:
     """Return a JSON value as what an annotation says it is.
 
@@ -108,7 +134,7 @@ def _typed(wanted: Any, value: Any, where: str) -> Any:
             return None
         return _typed(Path if Path in inner else inner[0], value, where)
     if is_dataclass(kind):
-        return _record(kind, _typed(dict[str, object], value, where), where)
+        return with_flags(wanted(), value, where)
     if kind is Literal:
         return value if type(value) is str and value in inner else _wrong(inner, value, where)
     if kind in (tuple, frozenset):
@@ -116,16 +142,6 @@ def _typed(wanted: Any, value: Any, where: str) -> Any:
     if kind is Path:
         return Path(_typed(str, value, where))
     return value if type(value) is kind else _wrong(kind.__name__, value, where)
-
-
-def _record(kind: Any, content: Mapping[str, Any], where: str) -> Any:
-    hints = get_type_hints(kind)
-    given = {}
-    for name, value in content.items():
-        if name not in hints:
-            raise CorruptFileError(f"`{name[:40]}` is unknown", where=where)
-        given[name] = _typed(hints[name], value, f"{where}: {name}")
-    return kind(**given)
 
 
 def _wrong(expected: object, value: object, where: str) -> Any:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from string import Formatter
 
-from ...converters.errors import UsageError
+from ...converters.errors import NotRecognisedError, UsageError
 from ...converters.names import near
-from ...converters.registry import Format, format_named
+from ...converters.registry import Format, format_for_target, format_named
 from ..convert import ConvertOptions
-from .discovery import Found, discover
+from .discovery import Found, discover, found_at
 from .jobs import BatchPlan, Job
+from .manifest import Entry, read_manifest
 
-__all__ = ["NAME", "plan_jobs"]
+__all__ = ["NAME", "plan_jobs", "plan_list"]
 
 NAME = "{parent}/{stem}{ending}"
 # What a template may name: folder below the root, name without ending and with it, the number of
@@ -59,6 +61,56 @@ def plan_jobs(
     ]
     _check_collisions(jobs)
     return BatchPlan(tuple(jobs), tuple(skipped))
+
+
+def plan_list(path: Path, target: Path, options: ConvertOptions, *, name: str = NAME) -> BatchPlan:
+    """Say what each model of a list becomes; opens none of them.
+
+    A model that is not there is a job too, and fails as one.
+
+    Args:
+        path: the list; see `manifest.py`.
+        target: the folder to make or to add to.
+        options: how to convert those of which the list says nothing else.
+        name: template of the targets that the list does not name.
+
+    Raises:
+        UsageError: as `plan_jobs`; or a flag of one model is for the whole batch.
+        CorruptFileError: it is no list of models.
+        NotRecognisedError: it cannot be read.
+    """
+    _check_template(name)
+    entries = read_manifest(path, options)
+    jobs = [_listed(each, path, target, name, options.target_format) for each in entries]
+    _check_collisions(jobs)
+    return BatchPlan(tuple(jobs), ())
+
+
+def _listed(entry: Entry, path: Path, target: Path, name: str, usual: str | None) -> Job:
+    flags = replace(entry.flags, target_format=_format(entry, usual))
+    writer = _writer(flags)
+    try:
+        found = found_at(entry.source)
+    except NotRecognisedError:
+        found = Found(entry.source, entry.source.name, 0, "")
+    if entry.target is None:
+        inside = _path(found, path.parent, writer, name)
+    else:
+        inside = _inside(entry.target, str(entry.source))
+    return Job(str(found.path), str(target / inside), found.nbytes, found.fingerprint, flags)
+
+
+def _format(entry: Entry, usual: str | None) -> str | None:
+    """Return the format that a model's own flags name, or its target's ending, or the batch."""
+    own = entry.flags.target_format
+    if entry.target is None or own != usual:
+        return own
+    try:
+        return format_for_target(Path(entry.target)).name
+    except UsageError:
+        if usual is None:
+            raise
+        return usual
 
 
 def _writer(options: ConvertOptions) -> Format:
@@ -115,11 +167,14 @@ def _path(found: Found, root: Path, writer: Format, name: str) -> Path:
         step="" if found.step is None else found.step,
         ending=writer.extensions[0],
     )
+    return _inside(text, inside)
+
+
+def _inside(text: str, model: str) -> Path:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or not path.name:
-        raise UsageError(
-            f"`{text}` is no path inside of the target folder", where=f"model `{inside}`"
-        )
+        what = f"`{text}` is no path inside of the target folder"
+        raise UsageError(what, where=f"model `{model}`")
     return Path(path)
 
 
