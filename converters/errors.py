@@ -73,8 +73,14 @@ class ConvertError(Exception):
         return printable(text)
 
     def within(self, where: str) -> Self:
-        """Return the error with an outer place put before its own, such as a tensor's name."""
-        self.where = where if self.where is None else f"{where}: {self.where}"
+        """Return the error with an outer place put before its own, such as a tensor's name.
+
+        One that has this place already stays as it is: readers and what calls them both know it.
+        """
+        if self.where is None:
+            self.where = where
+        elif self.where != where and not self.where.startswith(f"{where}: "):
+            self.where = f"{where}: {self.where}"
         self.args = (self.message,)
         return self
 

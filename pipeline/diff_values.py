@@ -100,9 +100,7 @@ class PlacedTensor(Tensor):
             error.path = str(self._path)
         if self._broken:
             error.hint = "--exclude leaves it out"
-        if not (error.where or "").startswith(self._name):
-            error = error.within(self._name)
-        return error.within(self._side)
+        return error.within(self._name).within(self._side)
 
 
 def pairs(first: Tensor, second: Tensor) -> Iterator[tuple[memoryview, memoryview]]:

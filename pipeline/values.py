@@ -144,10 +144,7 @@ class Wanted:
         except UsageError:
             raise
         except ConvertError as error:
-            where = f"tensor `{self.name}`"
-            if (error.where or "").startswith(where):  # one of those that are listed as broken
-                raise
-            raise error.within(where) from error
+            raise error.within(f"tensor `{self.name}`") from error
 
 
 def _edges(taken: range) -> list[range]:

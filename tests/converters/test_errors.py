@@ -32,6 +32,13 @@ def test_an_outer_place_goes_before_the_inner() -> None:
     assert CorruptFileError("checksum").within("header").message == "header: checksum"
 
 
+def test_a_place_is_named_once() -> None:
+    error = CorruptFileError("checksum", where="tensor `w`: byte 3")
+    assert error.within("tensor `w`").where == "tensor `w`: byte 3"
+    assert error.within("tensor `w").where == "tensor `w: tensor `w`: byte 3"
+    assert CorruptFileError("checksum", where="header").within("header").where == "header"
+
+
 def test_a_path_may_be_given_later() -> None:
     error = CorruptFileError("checksum")
     error.path = "m"
