@@ -24,13 +24,12 @@ from typing import Any
 
 from blake3 import blake3
 
-from ..converters.containers.strict_json import read_json
 from ..converters.dtypes import DType
-from ..converters.errors import CorruptFileError, NotRecognisedError
+from ..converters.errors import CorruptFileError
 from ..converters.names import encode
-from ..converters.sources import FileSource
 from ..converters.staging import Staging, target_error
 from ..converters.tensors import Tensor, TensorSpec
+from .own_json import own_json
 
 __all__ = [
     "Digests", "digests_text", "model_digest", "parse_digests", "read_digests", "write_digests",
@@ -133,19 +132,8 @@ def read_digests(path: str | os.PathLike[str]) -> Digests:
         NotRecognisedError: there is none.
         CorruptFileError: it is no digest file, or contradicts itself; with the place.
     """
-    path = Path(path)
-    if not path.is_file():  # opening a pipe would wait for ever
-        what = "is no regular file" if path.exists() else "does not exist"
-        raise NotRecognisedError(what, path=path)
-    source = FileSource(path)
-    try:
-        return parse_digests(read_json(source, max_bytes=MAX_BYTES, bytes_in_names=True))
-    except CorruptFileError as error:
-        error.path = error.path or str(path)
-        error.args = (error.message,)
-        raise
-    finally:
-        source.close()
+    with own_json(Path(path), MAX_BYTES) as content:
+        return parse_digests(content)
 
 
 def parse_digests(content: object) -> Digests:

@@ -14,10 +14,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..converters.containers.strict_json import read_json
-from ..converters.errors import CorruptFileError, NotRecognisedError
-from ..converters.sources import FileSource
+from ..converters.errors import CorruptFileError
 from .options import ConvertOptions
+from .own_json import own_json
 
 __all__ = ["Recorded", "read_report", "recorded_flags", "with_flags"]
 
@@ -67,18 +66,8 @@ def read_report(path: Path) -> Recorded:
         NotRecognisedError: there is no such file.
         CorruptFileError: it is no report, or one without flags; with the place.
     """
-    if not path.is_file():
-        what = "is no regular file" if path.exists() else "does not exist"
-        raise NotRecognisedError(what, path=path)
-    source = FileSource(path)
-    try:
-        return _recorded(read_json(source, max_bytes=MAX_BYTES, bytes_in_names=True))
-    except CorruptFileError as error:
-        error.path = error.path or str(path)
-        error.args = (error.message,)
-        raise
-    finally:
-        source.close()
+    with own_json(path, MAX_BYTES) as content:
+        return _recorded(content)
 
 
 def _recorded(content: object) -> Recorded:

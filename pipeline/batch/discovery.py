@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,6 +29,7 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 
 # Size in bytes and time of change in nanoseconds, by path inside a folder.
 _Files: TypeAlias = Mapping[str, tuple[int, int]]
+_Groups: TypeAlias = list[tuple[Callable[[Location], bool], Group]]
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ def discover(
         except OSError as error:
             skipped.append(Skipped(str(folder), f"cannot be read: {error.strerror}"))
             continue
-        whole = _whole(folder, files)
+        groups = _groups(files)
+        whole = _whole(folder, groups)
         if whole:
             found.append(whole)
             continue
-        for each in _in_folder(folder, files):
+        for each in _in_folder(folder, files, groups):
             (found if isinstance(each, Found) else skipped).append(each)  # type: ignore[arg-type]
         for name in folders:
             (linked if (folder / name).is_symlink() else waiting).append(folder / name)
@@ -103,10 +106,11 @@ def found_at(path: Path) -> Found:
     """
     folder = path if path.is_dir() else path.parent
     files = _listing(folder)[0] if folder.is_dir() else {}
+    groups = _groups(files)
     if path.is_dir():
-        return _whole(path, files) or _of_files(path, path.name, _below(path))
-    for _, group in _groups(files):
-        if path.name in (group.name, group.stem, *group.members):
+        return _whole(path, groups) or _of_files(path, path.name, _below(path))
+    for _, group in groups:
+        if group.name and path.name in (group.name, group.stem, *group.members):
             return _of_group(folder, group, files)
     if path.name not in files:
         raise NotRecognisedError("does not exist", path=path)
@@ -146,21 +150,23 @@ def _below(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _whole(folder: Path, files: _Files) -> Found | None:
+def _whole(folder: Path, groups: _Groups) -> Found | None:
     """Return the model that a folder is with all that is below it."""
-    for format in all_formats():
-        for group in format.group(files) if format.group else ():
-            if not group.name and format.sniff(Location(folder)):
-                step = int(folder.name) if folder.name.isdecimal() else None  # as Serving has them
-                series = str(folder.parent)
-                return _of_files(folder, folder.name, _below(folder), step, series)
+    for sniff, group in groups:
+        if not group.name and sniff(Location(folder)):
+            step = int(folder.name) if folder.name.isdecimal() else None  # as Serving has them
+            return _of_files(folder, folder.name, _below(folder), step, str(folder.parent))
     return None
 
 
-def _in_folder(folder: Path, files: _Files) -> Iterator[Found | Skipped]:
+def _in_folder(folder: Path, files: _Files, groups: _Groups) -> Iterator[Found | Skipped]:
     left = dict(files)
-    for sniff, group in _groups(files):
-        if not group.members <= left.keys() or not sniff(Location(folder / group.name)):
+    for sniff, group in groups:
+        if (
+            not group.name
+            or not group.members <= left.keys()
+            or not sniff(Location(folder / group.name))
+        ):
             continue
         if group.members:
             yield _of_group(folder, group, files)
@@ -170,11 +176,14 @@ def _in_folder(folder: Path, files: _Files) -> Iterator[Found | Skipped]:
         yield _of_file(folder / name, stat)
 
 
-def _groups(names: Collection[str]) -> Iterator[tuple[Callable[[Location], bool], Group]]:
-    for format in all_formats():
-        for group in format.group(names) if format.group else ():
-            if group.name:
-                yield format.sniff, group
+def _groups(names: Collection[str]) -> _Groups:
+    """Return what names tell, each with what tells whether it is true."""
+    return [
+        (format.sniff, group)
+        for format in all_formats()
+        if format.group
+        for group in format.group(names)
+    ]
 
 
 # Models
@@ -221,11 +230,14 @@ def _is_model(location: Location) -> bool:
 
 def _should_be(name: str) -> bool:
     """Tell whether a name promises a model, so that a damaged one is told and not passed over."""
-    return name.lower().endswith(tuple(_endings()))
+    return name.lower().endswith(_endings())
 
 
-def _endings() -> Iterator[str]:
-    return (ending for each in all_formats() for ending in each.extensions if ending != ".json")
+@cache  # every file is asked
+def _endings() -> tuple[str, ...]:
+    return tuple(
+        ending for each in all_formats() for ending in each.extensions if ending != ".json"
+    )
 
 
 def _stem(name: str) -> str:

@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from tensorferry.converters import stores
 
@@ -250,3 +251,13 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "RETRIES", 2)
     monkeypatch.setattr(stores, "READ_SECONDS", 1)
     monkeypatch.setattr(stores, "PART_SECONDS", 1)
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a model of 21 MB, which is sent in five parts and more."""
+    monkeypatch.setattr(stores, "PART_BYTES", 5 << 20)  # the least that S3 takes
+    path = tmp_path / "large.npz"
+    values = np.arange(1 << 20, dtype="f4")
+    np.savez(path, **{f"w{n}": values + n for n in range(5)})  # type: ignore[arg-type]
+    return path

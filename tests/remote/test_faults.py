@@ -20,16 +20,6 @@ def options(cloud: Any, *, write: WriteOptions | None = None, **more: Any) -> Co
 
 
 @pytest.fixture
-def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a model of 21 MB, which is sent in five parts and more."""
-    monkeypatch.setattr(stores, "PART_BYTES", 5 << 20)  # the least that S3 takes
-    path = tmp_path / "large.npz"
-    values = np.arange(1 << 20, dtype="f4")
-    np.savez(path, **{f"w{n}": values + n for n in range(5)})  # type: ignore[arg-type]
-    return path
-
-
-@pytest.fixture
 def medium(tmp_path: Path) -> Path:
     """Return a model of 4 MB, which is read in some ranges."""
     path = tmp_path / "medium.npz"

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tensorferry.converters import stores
 from tensorferry.converters.errors import UsageError
 from tensorferry.converters.registry import ReadOptions, WriteOptions
 from tensorferry.pipeline.convert import ConvertOptions, Listener, convert
@@ -17,16 +15,6 @@ from tensorferry.pipeline.convert import ConvertOptions, Listener, convert
 def options(cloud: Any, *, write: WriteOptions | None = None, **more: Any) -> ConvertOptions:
     read = ReadOptions(endpoint_url=cloud.endpoint)
     return ConvertOptions(read=read, write=write or WriteOptions(), **more)
-
-
-@pytest.fixture
-def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a model of 21 MB, which is sent in five parts and more."""
-    monkeypatch.setattr(stores, "PART_BYTES", 5 << 20)  # the least that S3 takes
-    path = tmp_path / "large.npz"
-    values = np.arange(1 << 20, dtype="f4")
-    np.savez(path, **{f"w{n}": values + n for n in range(5)})  # type: ignore[arg-type]
-    return path
 
 
 def nth(wanted: int, fault: str, method: str = "PUT") -> Callable[[str, str], str | None]:
