@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..converters.errors import NotRecognisedError, printable
+from ..converters.errors import NotRecognisedError, UsageError, printable
 from ..converters.names import near
 from ..converters.registry import all_formats
 from .console import Console
@@ -31,9 +31,9 @@ def run_convert(
     console = Console(source, quiet=quiet, verbose=verbose)
     try:
         done = convert(source, target, options, console)
-    except NotRecognisedError as error:
+    except (NotRecognisedError, UsageError) as error:
         if "/" not in source and not Path(source).exists():  # perhaps a verb, mistyped
-            error.hint = error.hint or near(source, VERBS)
+            error.hint = near(source, VERBS) or error.hint
         raise
     console.closing(done)
     if options.dry_run and not as_json:

@@ -19,6 +19,7 @@ from .check import Checked, check, failed
 from .console import FOUND, Console, human
 from .finding_lines import finding_lines
 from .options import default_jobs
+from .tables import counted
 
 __all__ = ["CheckOptions", "run_check"]
 
@@ -165,7 +166,7 @@ def _closing(source: str, tensors: TensorDict | None, checked: Checked) -> str:
     if tensors is None:
         return f"{source}: cannot be opened: {found}"
     size = human(sum(tensor.nbytes for tensor in tensors.values()))
-    return f"{source}: {len(tensors)} tensors checked, {size}: {found}"
+    return f"{source}: {counted(len(tensors))} checked, {size}: {found}"
 
 
 # What is written

@@ -81,9 +81,10 @@ def test_an_unforeseen_error_is_called_a_bug(capsys: pytest.CaptureFixture[str])
     assert "RuntimeError: two moons\n\nhint: a bug" in capsys.readouterr().err
 
 
-def test_a_mistyped_verb_is_guessed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "code"), [("model.npz", 3), ("folder/model", 2)])
+def test_a_mistyped_verb_is_guessed(tmp_path: Path, target: str, code: int) -> None:
     done = subprocess.run(
-        [*COMMAND, "inspct", "model.npz"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*COMMAND, "inspct", target], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 3
+    assert done.returncode == code
     assert "hint: did you mean `inspect`?" in done.stderr
