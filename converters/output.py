@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .checksums import Algorithm
 from .digests import hasher
@@ -31,7 +31,8 @@ from .tensors import Tensor, check_extent
 from .threads import run_all
 
 __all__ = [
-    "Advance", "Literal", "Placement", "Plan", "PlannedFile", "ReadBack", "Written", "write_plan",
+    "Advance", "Literal", "Observer", "Placement", "Plan", "PlannedFile", "ReadBack", "Written",
+    "write_plan",
 ]  # fmt: skip
 
 # Measured (docs/adr/0005): 128 KiB to 4 MiB are alike, 16 MiB is slower.
@@ -44,6 +45,19 @@ THREAD_FLOOR_BYTES = 16 << 20
 
 Advance = Callable[[int], None]  # gets the number of bytes just written
 Literal = tuple[int, bytes]  # byte offset in the output file, and what goes there
+
+
+class Observer(Protocol):
+    """Sees what is written to each file, but for what `PlannedFile.make` writes.
+
+    Several threads bring pieces that were handed out by rising offset: one may wait for another.
+    """
+
+    def write(self, index: int, offset: int, view: memoryview) -> None:
+        """Take in bytes that were written to the `index`th file of the plan; thread-safe."""
+
+    def stop(self) -> None:
+        """Let no thread wait any longer: one has failed."""
 
 
 class Placement(NamedTuple):
@@ -148,6 +162,7 @@ def write_plan(
     jobs: int = 1,
     advance: Advance | None = None,
     before_commit: Callable[[Path, Written], None] | None = None,
+    observer: Observer | None = None,
 ) -> Written:
     """Write all files of a plan; they appear together, or nothing does.
 
@@ -160,14 +175,14 @@ def write_plan(
         advance: called with the number of bytes just written.
         before_commit: called with the temporary folder in which the files lie under their final
             names, when all is written; what it raises leaves the target as it was.
+        observer: sees what is written, in order; not together with `digests`.
 
     Raises:
         UsageError: a target exists or its folder does not.
         TargetError: no space or no permission.
         CorruptFileError: a source is short or a checksum differs.
     """
-    written = Written()
-    paths = [file.path for file in plan.files]
+    written, paths = Written(), [file.path for file in plan.files]
     with (
         _closing(plan.sources),
         Staging(
@@ -180,7 +195,7 @@ def write_plan(
                 _make(file.make, staging, index, advance)
                 continue
             descriptor = staging.create(index, file.size)
-            copier = _Copier(file, descriptor, digests, advance)
+            copier = _Copier(file, descriptor, digests, advance, index, observer)
             copier.run(jobs)
             written.checksums |= copier.checksums
             written.digests |= copier.digests
@@ -220,12 +235,9 @@ def _check_space(plan: Plan) -> None:
     free = state.f_bavail * state.f_frsize
     if plan.size > free:
         raise TargetError(
-            "not enough space",
-            path=folder,
-            expected=f"{plan.size} bytes",
-            got=f"{free} bytes",
+            "not enough space", path=folder, expected=f"{plan.size} bytes", got=f"{free} bytes",
             hint="free some space, or choose another disk",
-        )
+        )  # fmt: skip
 
 
 class _Segment(NamedTuple):
@@ -260,11 +272,14 @@ class _Copier:
         descriptor: int,
         with_digests: bool,
         advance: Advance | None,
+        index: int,
+        observer: Observer | None,
     ) -> None:
         self._file = file
         self._descriptor = descriptor
         self._with_digests = with_digests
         self._advance = advance
+        self._index, self._observer = index, observer
         self._parts: list[_Part] = []
         self.checksums: dict[str, int] = {}
         self.digests: dict[str, str] = {}
@@ -274,7 +289,8 @@ class _Copier:
         self.put(self._file.literals)
         for offset, extent in self._file.copied:
             self._copy_range(offset, extent)
-        run_all(self._worker, self._pieces(), 1 if self._file.size < THREAD_FLOOR_BYTES else jobs)
+        jobs = 1 if self._file.size < THREAD_FLOOR_BYTES else jobs
+        run_all(self._worker, self._pieces(), jobs, self._observer.stop if self._observer else None)
         self._join_parts()
 
     def put(self, literals: Iterable[Literal]) -> None:
@@ -303,23 +319,25 @@ class _Copier:
     # Cutting the target into pieces
 
     def _pieces(self) -> Iterator[_Piece]:
-        tensors: list[tuple[int, tuple[Extent, ...]]] = []
-        for index, placement in enumerate(self._file.placements):
-            extents = placement.tensor.extents
-            if extents is None or self._must_stream(placement):
-                yield index
-            else:
-                tensors.append((index, extents))
-        for _, segments in groupby(self._segments(tensors), _piece_number):
-            yield list(segments)
+        """Yield pieces by rising offset, so that whoever sees them all can wait for the next."""
+        placements = self._file.placements
+        for streamed, group in groupby(
+            range(len(placements)), lambda index: self._must_stream(placements[index])
+        ):
+            if streamed:
+                yield from group
+                continue
+            tensors = ((index, placements[index].tensor.extents or ()) for index in group)
+            for _, segments in groupby(self._segments(tensors), _piece_number):
+                yield list(segments)
 
     def _must_stream(self, placement: Placement) -> bool:
-        """Tell whether one thread has to see the whole tensor in order, though it has extents."""
+        """Tell whether one thread has to see the whole tensor in order."""
         nbytes = placement.tensor.nbytes
-        if not nbytes or not self._with_digests:
-            return not nbytes
+        if placement.tensor.extents is None or not nbytes:
+            return True
         first, last = placement.offset, placement.offset + nbytes - 1
-        return first // PIECE_BYTES != last // PIECE_BYTES
+        return self._with_digests and first // PIECE_BYTES != last // PIECE_BYTES
 
     def _segments(self, tensors: Iterable[tuple[int, tuple[Extent, ...]]]) -> Iterator[_Segment]:
         for index, extents in tensors:
@@ -420,13 +438,15 @@ class _Copier:
             self.digests[placement.name] = state.hexdigest()
 
     def _write(self, view: memoryview, offset: int) -> None:
-        total = len(view)
-        while len(view):
+        total, left, at = len(view), view, offset
+        while len(left):
             try:
-                count = os.pwrite(self._descriptor, view[:WRITE_BYTES], offset)
+                count = os.pwrite(self._descriptor, left[:WRITE_BYTES], at)
             except OSError as error:
                 raise target_error(self._file.path, error) from error
-            view, offset = view[count:], offset + count
+            left, at = left[count:], at + count
+        if self._observer:
+            self._observer.write(self._index, offset, view)
         if self._advance:
             self._advance(total)
 

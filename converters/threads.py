@@ -12,7 +12,10 @@ Task = TypeVar("Task")
 
 
 def run_all(
-    make_work: Callable[[], Callable[[Task], object]], tasks: Iterable[Task], jobs: int
+    make_work: Callable[[], Callable[[Task], object]],
+    tasks: Iterable[Task],
+    jobs: int,
+    stop: Callable[[], None] | None = None,
 ) -> None:
     """Do every task, in `jobs` threads of which the caller's is one.
 
@@ -23,10 +26,11 @@ def run_all(
         make_work: called once in each thread; returns the function that does a task.
         tasks: taken one at a time, under a lock.
         jobs: number of threads, at least 1.
+        stop: called at a failure, for tasks that wait for one another.
     """
     waiting = iter(tasks)
     lock = threading.Lock()
-    failures: list[BaseException] = []
+    failures = _Failures(stop)
 
     def run() -> None:
         work = make_work()
@@ -54,7 +58,20 @@ def run_all(
         raise failures[0]
 
 
-def _join(thread: threading.Thread, failures: list[BaseException]) -> None:
+class _Failures(list[BaseException]):
+    """What has failed so far; tells somebody of each."""
+
+    def __init__(self, tell: Callable[[], None] | None) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def append(self, error: BaseException) -> None:
+        super().append(error)
+        if self._tell:
+            self._tell()
+
+
+def _join(thread: threading.Thread, failures: _Failures) -> None:
     """Wait for a thread; an interrupt while waiting stops the work and goes on waiting."""
     while thread.is_alive():
         try:

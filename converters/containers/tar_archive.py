@@ -78,6 +78,11 @@ class FileStream(Stream):
         self._source = source
         self._at = 0
 
+    @property
+    def at(self) -> int:
+        """Offset of the next byte in the source."""
+        return self._at
+
     def read(self, length: int) -> bytes:
         """Return the next `length` bytes, fewer only at the end."""
         length = min(length, max(self._source.size - self._at, 0))

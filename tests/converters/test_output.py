@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -395,3 +396,61 @@ def test_a_disk_that_fails_is_named(
 def test_the_size_of_a_plan_is_that_of_its_files(folder: Path) -> None:
     files = (PlannedFile(folder / "a", 3), PlannedFile(folder / "b", 4))
     assert Plan("test", files).size == 7
+
+
+class _Seen:
+    """Takes down what is written, and in which order it was handed out."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[int, int, bytes]] = []
+        self.stops = 0
+        self._lock = threading.Lock()
+
+    def write(self, index: int, offset: int, view: memoryview) -> None:
+        with self._lock:
+            self.pieces.append((index, offset, bytes(view)))
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+def _observed_plan(folder: Path, fails: bool = False) -> Plan:
+    """Plan two files, of tensors with byte ranges and between them such that have none."""
+    source = folder / "source"
+    source.write_bytes(os.urandom(40 << 20))
+    source_file, placements, at = FileSource(source), [], 100
+    for number, nbytes in enumerate([3 << 20, 5, 0, 20 << 20, 7, 1 << 20, 11, 9 << 20]):
+        spec = TensorSpec(DType.UINT8, (nbytes,))
+        tensor: Tensor = ExtentTensor(spec, (Extent(source_file, number * 3, nbytes),))
+        if number % 3 == 1:
+            tensor = MemoryTensor(spec, lambda nbytes=nbytes: b"m" * nbytes)
+        if fails and number == 5:
+            tensor = ExtentTensor(spec, (Extent(source_file, 40 << 20, nbytes),))
+        placements.append(Placement(f"t{number}", tensor, at))
+        at += nbytes
+    large = PlannedFile(folder / "large", at, ((0, b"h" * 100),), tuple(placements))
+    small = PlannedFile(folder / "small", 3, ((0, b"abc"),))
+    return Plan("test", (large, small))
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_an_observer_sees_every_byte_once_and_in_order(tmp_path: Path, jobs: int) -> None:
+    seen = _Seen()
+    write_plan(_observed_plan(tmp_path), jobs=jobs, observer=seen)
+    for index, name in enumerate(("large", "small")):
+        pieces = [(offset, data) for number, offset, data in seen.pieces if number == index]
+        if jobs > 1:
+            pieces.sort()
+        joined = b""
+        for offset, data in pieces:
+            assert offset == len(joined)
+            joined += data
+        assert joined == (tmp_path / name).read_bytes()
+    assert not seen.stops
+
+
+def test_an_observer_is_told_to_stop(tmp_path: Path) -> None:
+    seen = _Seen()
+    with pytest.raises(CorruptFileError, match="t5"):
+        write_plan(_observed_plan(tmp_path, fails=True), jobs=2, observer=seen)
+    assert seen.stops
