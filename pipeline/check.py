@@ -19,7 +19,7 @@ from .stats import Stats, stats_all, stats_of
 if TYPE_CHECKING:
     from blake3 import blake3
 
-__all__ = ["Checked", "check", "failed"]
+__all__ = ["Checked", "check", "failed", "risks"]
 
 # Deflate packs at best 1,032 to 1, and a Const may say a value once for all elements, as
 # initialisers do.
@@ -95,6 +95,18 @@ def check(
     found += value_flags(readable, values.stats, jobs, advance)
     found.sort(key=lambda finding: _GRAVITY.index(finding.level))  # stable: else as found
     return Checked(tuple(dict.fromkeys(found)), values.stats, values.digests)
+
+
+def risks(source: str, tensors: TensorDict, options: ReadOptions) -> list[Finding]:
+    """Return what is dangerous to load in a model; reads graphs and configs, no values.
+
+    Args:
+        source: what the user pointed at.
+        tensors: what came of opening it.
+        options: how it was opened.
+    """
+    found = [*_oversized(tensors), *_of_format(source, tensors, options, security=True)]
+    return [finding for finding in found if finding.rule.startswith("security/")]
 
 
 # What the index says

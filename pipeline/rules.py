@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["RULES", "about"]
+__all__ = ["POLICY", "RULES", "about"]
 
 RULES: Mapping[str, str] = {
     "integrity/unreadable": "The model cannot be opened: an index, a header or a list is damaged.",
@@ -40,9 +40,26 @@ RULES: Mapping[str, str] = {
     "security/custom-object": "A config names a class or function that is not of Keras.",
 }
 
+# Of the gates that `convert package --policy` lets nothing through.
+POLICY: Mapping[str, str] = {
+    "policy/nan": "A tensor holds values that are not a number, and the policy forbids them.",
+    "policy/infinity": "A tensor holds infinite values, and the policy forbids them.",
+    "policy/bytes": "The tensors take more bytes than the policy allows.",
+    "policy/parameters": "The tensors have more elements than the policy allows.",
+    "policy/dtype": "A tensor has a type that the policy does not allow.",
+    "policy/optimizer-state": "A tensor is for training alone, and the policy forbids that.",
+    "policy/forbidden-name": "A tensor has a name that the policy forbids.",
+    "policy/required-name": "No tensor has a name that the policy requires.",
+    "policy/digest": "The weights are not those that the policy names by their digest.",
+    "policy/risk": "The source holds what is dangerous to load, and the policy forbids that.",
+    "policy/metric": "A metric that the policy requires is missing, or out of its bounds.",
+    "policy/license": "There is no licence, or none that the policy allows.",
+}
+
 
 def about(rule: str) -> str:
     """Return what a rule is about."""
     from .value_flags import RULES as VALUES
 
-    return RULES.get(rule) or VALUES.get(rule) or "Found by a plug-in."
+    known = {**RULES, **VALUES, **POLICY}
+    return known.get(rule, "Found by a plug-in.")

@@ -21,7 +21,7 @@ from .finding_lines import finding_lines
 from .options import default_jobs
 from .tables import counted
 
-__all__ = ["CheckOptions", "run_check"]
+__all__ = ["CheckOptions", "run_check", "write_text"]
 
 STDOUT = "-"
 
@@ -176,7 +176,7 @@ def _write(
     source: str, tensors: TensorDict | None, checked: Checked, options: CheckOptions
 ) -> None:
     if options.sarif not in (None, STDOUT):
-        _write_text(Path(str(options.sarif)), json.dumps(_sarif(source, checked), indent=1))
+        write_text(Path(str(options.sarif)), json.dumps(_sarif(source, checked), indent=1))
     if options.html is not None:
         from .html import inspect_page, write_page
 
@@ -190,7 +190,13 @@ def _write(
         write_digests(options.digests, read, checked.digests)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text of ASCII and a newline; a file that is there is replaced.
+
+    Raises:
+        UsageError: the folder does not exist.
+        TargetError: it cannot be written.
+    """
     with Staging([path], overwrite=True, fsync=False) as staging:
         try:
             staging.path(0).write_text(f"{text}\n", encoding="ascii")

@@ -13,7 +13,9 @@ from ..converters.names import near
 from ..converters.notes import Kind, Note
 from ..converters.tensors import Origin, Role, TensorDict
 
-__all__ = ["By", "Ema", "matching", "select", "select_average", "select_weights"]
+__all__ = [
+    "REGEX", "By", "Ema", "found_by", "matching", "select", "select_average", "select_weights",
+]  # fmt: skip
 
 By = Literal["name", "key"]
 Ema = Literal["auto", "raw", "only", "both"]
@@ -67,9 +69,7 @@ def matching(texts: Mapping[str, str], patterns: Iterable[str]) -> set[str]:
     """
     matched: set[str] = set()
     for pattern in patterns:
-        found = {name for name, text in texts.items() if text == pattern}
-        if not found:
-            found = _found(texts, pattern)
+        found = found_by(texts, pattern)
         if not found:
             raise UsageError(
                 f"no tensor is called `{pattern}`",
@@ -80,7 +80,19 @@ def matching(texts: Mapping[str, str], patterns: Iterable[str]) -> set[str]:
     return matched
 
 
-def _found(texts: Mapping[str, str], pattern: str) -> set[str]:
+def found_by(texts: Mapping[str, str], pattern: str) -> set[str]:
+    """Return the names whose text matches a pattern; perhaps none.
+
+    Args:
+        texts: what the pattern is compared with, by name.
+        pattern: as `select` takes it.
+
+    Raises:
+        UsageError: it is no regular expression.
+    """
+    exact = {name for name, text in texts.items() if text == pattern}
+    if exact:
+        return exact
     if not pattern.startswith(REGEX):
         return {name for name, text in texts.items() if fnmatchcase(text, pattern)}
     try:
