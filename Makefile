@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fmt lint types test test-fast test-oracle cover samples browser screenshots bench docs build check clean
+.PHONY: help setup demo fmt lint types test test-fast test-oracle cover samples browser registry screenshots bench docs build check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,7 +15,7 @@ help: ## List the targets
 
 .venv/.setup: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[tensorflow,report,remote,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[tensorflow,report,remote,package,sign,dev]'
 	@touch $@ .venv/.demo
 
 setup: .venv/.setup ## Build .venv with every extra
@@ -48,6 +48,9 @@ cover: .venv/.setup ## Measure how much of the code the tests run
 
 browser: ## Install the browser of the report's tests: Debian's chromium, by apt
 	sh tools/browser.sh
+
+registry: ## Install the registry of the packages' tests: docker-registry and skopeo, by apt
+	sh tools/registry.sh
 
 screenshots: .venv/.setup ## Take the pictures of the guide again; needs the browser
 	$(BIN)/python tools/screenshots.py
