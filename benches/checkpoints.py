@@ -26,6 +26,9 @@ COUNTS = {TINY: 100_000, PAGE: 10_000}
 LOOK = "look"
 LOOKED_AT, SAME, OTHER = "1.3GB", "1.3GB-same", "1.3GB-other"
 SEEDS = {OTHER: 1}
+# What packaging is measured on: the same checkpoint, the gates, and a package of it.
+PACKAGE, PACKAGED, POLICY = "package", "1.3GB-packaged", "policy.toml"
+GATES = '[forbid]\nnan = true\ninfinity = true\n[limit]\nbytes = "2 GB"\ndtypes = ["float32"]\n'
 # Many small models in one folder: how many, and the tensors of each (2 MB).
 ZOO, ZOO_COUNT = "zoo", 300
 ZOO_SHAPES = {f"block_{number // 3}/part_{number % 3}": (75, 75) for number in range(90)}
@@ -36,7 +39,7 @@ KERAS = {
     ARCHIVE: ("model.keras", 100, 1048),
     MANY: ("model.h5", 2500, 152),
 }
-KINDS = (*BERTS, *COUNTS, *KERAS, LOOK, ZOO)
+KINDS = (*BERTS, *COUNTS, *KERAS, LOOK, ZOO, PACKAGE)
 
 Shape = tuple[int, ...]
 
@@ -51,6 +54,8 @@ def files_of(folder: Path, kind: str) -> tuple[Path, ...]:
     prefix = source_of(folder, kind)
     if kind in KERAS:
         return (prefix,)
+    if kind == PACKAGED:
+        return (folder / PACKAGED / "manifest.json", folder / PACKAGED / "model.safetensors")
     if kind == ZOO:
         return tuple(file for number in range(ZOO_COUNT) for file in _members(folder, number))
     return (
@@ -72,6 +77,8 @@ def ensure(folder: Path, kinds: tuple[str, ...]) -> None:
     """Make what is not there yet."""
     if LOOK in kinds:
         kinds = (*(kind for kind in kinds if kind != LOOK), LOOKED_AT, SAME, OTHER, PAGE)
+    if PACKAGE in kinds:
+        kinds = (*(kind for kind in kinds if kind != PACKAGE), LOOKED_AT, PACKAGED)
     missing = [each for each in dict.fromkeys(kinds) if not files_of(folder, each)[0].exists()]
     if missing:
         subprocess.run([sys.executable, __file__, str(folder), *missing], check=True)
@@ -142,6 +149,13 @@ def _make_checkpoint(folder: Path, kind: str) -> None:
     _write_random(prefix, shapes_of(kind), SEEDS.get(kind, 0))
 
 
+def _make_package(folder: Path) -> None:
+    from tensorferry.pipeline.package.build import build_package
+
+    (folder / POLICY).write_text(GATES, encoding="ascii")
+    build_package(source_of(folder, LOOKED_AT), folder / PACKAGED)
+
+
 def _make_zoo(folder: Path) -> None:
     (folder / ZOO).mkdir(parents=True)
     for number in range(ZOO_COUNT):
@@ -186,6 +200,8 @@ if __name__ == "__main__":
     for each in sys.argv[2:]:
         if each == ZOO:
             _make_zoo(Path(sys.argv[1]))
+        elif each == PACKAGED:
+            _make_package(Path(sys.argv[1]))
         else:
             make = _make_keras if each in KERAS else _make_checkpoint
             make(Path(sys.argv[1]), each)

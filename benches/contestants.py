@@ -16,7 +16,10 @@ from checkpoints import (
     LOOKED_AT,
     MANY,
     OTHER,
+    PACKAGE,
+    PACKAGED,
     PAGE,
+    POLICY,
     SAME,
     TINY,
     ZOO,
@@ -34,6 +37,8 @@ COPY, NOISE, NUMPY = "cp", "cp again (noise)", "python -c 'import numpy'"
 BARE = "python -c pass"
 COMPARE, READ = "cmp", "cat"
 SYNCED = "cp and sync"
+COPY_AND_SUM, SUM, OPENSSL = "cp and sha256sum", "sha256sum", "openssl dgst -sha256"
+PACKAGE_MEMORY = Bar("memory", 200 * MEGABYTE)
 OURS, THEIRS = "convert to {}", "TensorFlow script to {}"
 KERAS_SCRIPT = "keras_to_safetensors.py"
 MEMORY = Bar("memory", 64 * MEGABYTE)
@@ -113,10 +118,11 @@ class Bench:
             MANY: self._many,
             LOOK: self._look,
             ZOO: self._zoo,
+            PACKAGE: self._package,
         }
         rounds = {"100MB": 5, TINY: 5}
         contestants = tuple(makers[kind]() if kind in makers else self._middle(kind))
-        files = files_of(self.folder, LOOKED_AT if kind == LOOK else kind)
+        files = files_of(self.folder, LOOKED_AT if kind in (LOOK, PACKAGE) else kind)
         return Group(kind, files, contestants, self.rounds or rounds.get(kind, 9))
 
     def _small(self) -> list[Contestant]:
@@ -214,6 +220,29 @@ class Bench:
             self._run("batch, synced", *words, "--no-verify",
                       bars=(Bar("ratio", 1.43, SYNCED), STATS_MEMORY)),
             self._run("batch, verified and synced", *words, bars=(STATS_MEMORY,)),
+        ]  # fmt: skip
+
+    def _package(self) -> list[Contestant]:
+        index, data = files_of(self.folder, LOOKED_AT)
+        packaged, weights = files_of(self.folder, PACKAGED)
+        both = 'cp "$0" "$1" "$2" && sha256sum "$1"'
+        source, policy = source_of(self.folder, LOOKED_AT), self.folder / POLICY
+        bars = (Bar("ratio", 3, COPY_AND_SUM), PACKAGE_MEMORY)
+        words = ("package", source, "{out}", "-q")
+        return [
+            Contestant(COPY_AND_SUM,
+                       (_found("sh"), "-c", both, str(index), str(data), "{out}")),
+            Contestant(SUM, (_found("sha256sum"), str(weights))),
+            # The same by a library that uses the processor's own instructions.
+            Contestant(OPENSSL, (_found("openssl"), "dgst", "-sha256", str(weights))),
+            self._run("package, with gates", *words, "--policy", policy, bars=bars),
+            self._run("package as bf16, with gates", *words, "--dtype", "bf16", bars=bars),
+            self._run("package of f32 and bf16", *words, "--variant", "f32", "--variant", "bf16",
+                      bars=(PACKAGE_MEMORY,)),
+            self._run("package.tar", "package", source, "{out}/package.tar", "-q",
+                      bars=(PACKAGE_MEMORY,)),
+            self._run("package verify", "package", "verify", packaged.parent, "-q",
+                      bars=(Bar("ratio", 1.3, SUM), PACKAGE_MEMORY)),
         ]  # fmt: skip
 
     def _cp(self, kind: str, name: str = COPY) -> Contestant:

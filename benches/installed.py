@@ -29,8 +29,8 @@ def install(folder: Path) -> Path:
         _copy(ROOT / part, copy / part)
     _pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", wheels, copy)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    # The report is measured too; it is imported only where it is asked for.
-    _pip(python, "install", *(f"{wheel}[report]" for wheel in wheels.glob("*.whl")))
+    # Reports and packages are measured too; what they need is imported only where it is asked for.
+    _pip(python, "install", *(f"{wheel}[report,package]" for wheel in wheels.glob("*.whl")))
     return python
 
 

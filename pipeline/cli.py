@@ -13,6 +13,7 @@ from .cli_batch import batch
 from .cli_check import check_command
 from .cli_diff import diff_command
 from .cli_inspect import inspect_command
+from .cli_package import package
 from .cli_verify import verify_command
 from .commands import run_convert, run_formats
 from .entry import VERBS
@@ -122,6 +123,7 @@ def convert_command(
 
 
 app.add_typer(batch, name="batch")
+app.add_typer(package, name="package")
 app.command("inspect")(inspect_command)
 app.command("check")(check_command)
 app.command("diff")(diff_command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -122,18 +122,18 @@ class Console(Listener):
             self.say(
                 f"{report.target}: would hold {counts or 'no tensors'}, {size}; nothing written"
             )
-            self._left_out(report)
+            self.left_out(report.left_out)
             return
         rate = human(report.plan.size / max(report.seconds, 1e-9))
         took = f"{report.seconds:.2f} s ({rate}/s)"
         self.say(f"{report.target}: {counts or 'no tensors'}, {size} in {took}")
-        self._left_out(report)
+        self.left_out(report.left_out)
 
-    def _left_out(self, report: Report) -> None:
-        left_out = report.left_out
-        if left_out:
-            parts = ", ".join(_counted(count, role) for role, (count, _) in left_out.items())
-            total = sum(nbytes for _, nbytes in left_out.values())
+    def left_out(self, totals: Mapping[str, tuple[int, int]]) -> None:
+        """Say what was left out: number and bytes of the tensors by role."""
+        if totals:
+            parts = ", ".join(_counted(count, role) for role, (count, _) in totals.items())
+            total = sum(nbytes for _, nbytes in totals.values())
             self.say(f"left out: {parts}, {human(total)}")
 
 

@@ -26,7 +26,15 @@ from .targets import Target, target_at
 from .update import updated
 from .verify import digests_as_read, sample_of, source_digests, verify_copy
 
-__all__ = ["ConvertOptions", "Listener", "chosen", "convert", "default_jobs", "fitting"]
+__all__ = [
+    "ConvertOptions",
+    "Listener",
+    "chosen",
+    "convert",
+    "default_jobs",
+    "fitting",
+    "refuse_losses",
+]
 
 
 _Store = Callable[[Path | None, Callable[[], str]], None]  # puts a text beside the target
@@ -131,14 +139,16 @@ def chosen(
             yield opened, cast_tensors(kept, casts, options.by)
 
 
-def fitting(tensors: TensorDict, path: Path, format: Format, write: WriteOptions) -> Plan:
+def fitting(
+    tensors: TensorDict, path: Path, format: Format, write: WriteOptions, *, strict: bool = False
+) -> Plan:
     """Plan what a conversion would write to a path; nothing is written.
 
     Raises:
         UsageError: the format is not written, or not with these flags.
-        TargetError: it cannot hold the tensors.
+        TargetError: it cannot hold the tensors, or `strict` is given and something would be lost.
     """
-    options = ConvertOptions(target_format=format.name, write=write)
+    options = ConvertOptions(target_format=format.name, write=write, strict=strict)
     place = Target(path, is_folder=write.folder)
     return _plan(_writer(place, options)[0], tensors, path, options)
 
@@ -195,13 +205,19 @@ def _plan(writer: Format, tensors: TensorDict, path: Path, options: ConvertOptio
     if tensors.metadata and not writer.metadata:
         text = f"{writer.title} does not keep the texts {', '.join(sorted(tensors.metadata))}"
         plan = replace(plan, notes=(*plan.notes, Note(Kind.METADATA_LOST, text)))
-    _refuse_losses((*tensors.notes, *plan.notes), path, options)
+    if options.strict:
+        refuse_losses((*tensors.notes, *plan.notes), path)
     return replace(plan, notes=(*cast_notes(tensors), *plan.notes))
 
 
-def _refuse_losses(notes: Iterable[Note], path: Path, options: ConvertOptions) -> None:
+def refuse_losses(notes: Iterable[Note], path: Path) -> None:
+    """Refuse what `--strict` forbids.
+
+    Raises:
+        LossError: a note tells of a loss.
+    """
     losses = [note for note in notes if note.kind.lossy]
-    if options.strict and losses:
+    if losses:
         first, more = losses[0], f", and {len(losses) - 1} more" if len(losses) > 1 else ""
         hint = "leave --strict out to accept it"
         if first.kind is Kind.OUT_OF_RANGE:
@@ -266,7 +282,8 @@ def _write(
     wants_digests = options.digests or options.verify or any(files)
 
     def check(folder: Path, written: Written) -> None:
-        _refuse_losses(loss_notes(tensors), target.path, options)
+        if options.strict:
+            refuse_losses(loss_notes(tensors), target.path)
         if wants_digests:
             written.digests = source_digests(
                 written.digests, plan, tensors, options.threads, again=options.verify

@@ -32,7 +32,8 @@ from ..converters.tensors import Tensor, TensorSpec
 from .own_json import own_json
 
 __all__ = [
-    "Digests", "digests_text", "model_digest", "parse_digests", "read_digests", "write_digests",
+    "Digests", "checked_digest", "digests_text", "model_digest", "parse_digests", "read_digests",
+    "tensor_row", "typed_fields", "write_digests",
 ]  # fmt: skip
 
 FORMAT, VERSION = "tensorferry digests", 1
@@ -142,12 +143,12 @@ def parse_digests(content: object) -> Digests:
     Raises:
         CorruptFileError: it is none, or contradicts itself; with the place.
     """
-    head = _fields(content, _FILE, "a digest file")
+    head = typed_fields(content, _FILE, "a digest file")
     _expect(head["format"], FORMAT, "format")
     _expect(head["version"], VERSION, "version")
-    rows = {name: _row(name, row) for name, row in head["tensors"].items()}
+    rows = {name: tensor_row(name, row) for name, row in head["tensors"].items()}
     digests = {name: digest for name, (_, digest) in rows.items()}
-    model = _digest(head["model"], "model")
+    model = checked_digest(head["model"], "model")
     found = model_digest(digests)
     if found != model:
         raise CorruptFileError(
@@ -157,9 +158,14 @@ def parse_digests(content: object) -> Digests:
     return Digests(model, {name: spec for name, (spec, _) in rows.items()}, digests)
 
 
-def _row(name: str, content: object) -> tuple[TensorSpec, str]:
+def tensor_row(name: str, content: object) -> tuple[TensorSpec, str]:
+    """Return what a tensor is and its digest, as the JSON value beside its name says.
+
+    Raises:
+        CorruptFileError: it is something else; with the place.
+    """
     where = f"tensor `{name}`"
-    row = _fields(content, _ROW, where)
+    row = typed_fields(content, _ROW, where)
     dtype = DType.named(row["dtype"])
     if dtype is None:
         raise CorruptFileError("unknown dtype", where=where, got=repr(row["dtype"][:40]))
@@ -171,10 +177,15 @@ def _row(name: str, content: object) -> tuple[TensorSpec, str]:
     spec = TensorSpec(dtype, tuple(shape))
     if not spec.addressable:
         raise CorruptFileError("no array has this shape", where=where, got=str(shape)[:80])
-    return spec, _digest(row["digest"], where)
+    return spec, checked_digest(row["digest"], where)
 
 
-def _digest(text: str, where: str) -> str:
+def checked_digest(text: str, where: str) -> str:
+    """Return a digest in hexadecimal.
+
+    Raises:
+        CorruptFileError: it is none.
+    """
     if not _DIGEST.fullmatch(text):
         raise CorruptFileError(
             "digest", where=where, expected="64 hexadecimal digits", got=repr(text[:80])
@@ -182,8 +193,12 @@ def _digest(text: str, where: str) -> str:
     return text
 
 
-def _fields(content: object, wanted: Mapping[str, type], where: str) -> dict[str, Any]:
-    """Return an object that has exactly these fields, of these types."""
+def typed_fields(content: object, wanted: Mapping[str, type], where: str) -> dict[str, Any]:
+    """Return an object that has exactly these fields, of these types.
+
+    Raises:
+        CorruptFileError: it is something else; with the place.
+    """
     if not isinstance(content, dict):
         raise CorruptFileError(
             "JSON", where=where, expected="an object", got=type(content).__name__

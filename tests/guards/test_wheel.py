@@ -59,6 +59,7 @@ def test_holds_exactly_our_modules(wheel: Path) -> None:
         if path.suffix == ".py"
         or path.name == "py.typed"
         or path.parent.name in ("templates", "assets")
+        or path.name.endswith(".schema.json")
     }
     folder = f"tensorferry-{version('tensorferry')}.dist-info"
     expected |= {f"{folder}/{name}" for name in METADATA}

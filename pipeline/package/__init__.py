@@ -1,0 +1,1 @@
+"""Deployable packages: weights with everything needed to trust, read and refuse them."""
