@@ -15,7 +15,7 @@ help: ## List the targets
 
 .venv/.setup: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[tensorflow,report,remote,package,sign,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[tensorflow,report,remote,dask,package,sign,dev]'
 	@touch $@ .venv/.demo
 
 setup: .venv/.setup ## Build .venv with every extra

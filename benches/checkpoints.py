@@ -29,9 +29,14 @@ SEEDS = {OTHER: 1}
 # What packaging is measured on: the same checkpoint, the gates, and a package of it.
 PACKAGE, PACKAGED, POLICY = "package", "1.3GB-packaged", "policy.toml"
 GATES = '[forbid]\nnan = true\ninfinity = true\n[limit]\nbytes = "2 GB"\ndtypes = ["float32"]\n'
-# Many small models in one folder: how many, and the tensors of each (2 MB).
-ZOO, ZOO_COUNT = "zoo", 300
-ZOO_SHAPES = {f"block_{number // 3}/part_{number % 3}": (75, 75) for number in range(90)}
+# Many models in one folder. By kind: how many there are of a width, of 90 square tensors each:
+# 300 of 2 MB; and from 2 MB to 92 MB, together 1 GB.
+ZOO, MIXED = "zoo", "zoo-mixed"
+ZOOS = {ZOO: {75: 300}, MIXED: {506: 4, 253: 16, 75: 120}}
+# One tensor of four bytes each, so that all that takes time is the batch itself.
+TRIVIAL, TRIVIAL_COUNT = "zoo-trivial", 1000
+# Only looked for, never opened: half checkpoints of two files, half single files.
+NAMES, NAMES_COUNT, NAMES_IN_FOLDER = "zoo-names", 100_000, 100
 # Kind: file, dense layers of two tensors each, and their width.
 LEGACY, ARCHIVE, MANY = "h5-440MB", "keras-440MB", "h5-5k"
 KERAS = {
@@ -39,7 +44,7 @@ KERAS = {
     ARCHIVE: ("model.keras", 100, 1048),
     MANY: ("model.h5", 2500, 152),
 }
-KINDS = (*BERTS, *COUNTS, *KERAS, LOOK, ZOO, PACKAGE)
+KINDS = (*BERTS, *COUNTS, *KERAS, LOOK, *ZOOS, TRIVIAL, NAMES, PACKAGE)
 
 Shape = tuple[int, ...]
 
@@ -56,8 +61,13 @@ def files_of(folder: Path, kind: str) -> tuple[Path, ...]:
         return (prefix,)
     if kind == PACKAGED:
         return (folder / PACKAGED / "manifest.json", folder / PACKAGED / "model.safetensors")
-    if kind == ZOO:
-        return tuple(file for number in range(ZOO_COUNT) for file in _members(folder, number))
+    if kind in ZOOS:
+        count = sum(ZOOS[kind].values())
+        return tuple(file for number in range(count) for file in _members(folder / kind, number))
+    if kind == TRIVIAL:
+        return tuple(folder / kind / f"model_{number:04}.npz" for number in range(TRIVIAL_COUNT))
+    if kind == NAMES:  # not to be read, and too many to list
+        return (folder / kind / "list_complete",)
     return (
         prefix.with_name(f"{PREFIX}.index"),
         prefix.with_name(f"{PREFIX}.data-00000-of-00001"),
@@ -65,8 +75,8 @@ def files_of(folder: Path, kind: str) -> tuple[Path, ...]:
 
 
 def _members(folder: Path, number: int) -> tuple[Path, Path]:
-    """Return index and data file of a model of the zoo."""
-    prefix = folder / ZOO / f"model_{number:03}.ckpt"
+    """Return index and data file of a model of a zoo."""
+    prefix = folder / f"model_{number:03}.ckpt"
     return (
         prefix.with_name(f"{prefix.name}.index"),
         prefix.with_name(f"{prefix.name}.data-00000-of-00001"),
@@ -156,11 +166,35 @@ def _make_package(folder: Path) -> None:
     build_package(source_of(folder, LOOKED_AT), folder / PACKAGED)
 
 
-def _make_zoo(folder: Path) -> None:
-    (folder / ZOO).mkdir(parents=True)
-    for number in range(ZOO_COUNT):
-        index, _ = _members(folder, number)
-        _write_random(index.with_suffix(""), ZOO_SHAPES, number)
+def _make_zoo(folder: Path, kind: str) -> None:
+    (folder / kind).mkdir(parents=True)
+    widths = (width for width, count in ZOOS[kind].items() for _ in range(count))
+    for number, width in enumerate(widths):
+        index, _ = _members(folder / kind, number)
+        names = (f"block_{at // 3}/part_{at % 3}" for at in range(90))
+        _write_random(index.with_suffix(""), dict.fromkeys(names, (width, width)), number)
+
+
+def _make_trivial(folder: Path) -> None:
+    import numpy as np
+
+    files = files_of(folder, TRIVIAL)
+    files[0].parent.mkdir(parents=True)
+    for path in files:
+        np.savez(path, scale=np.float32(1))
+
+
+def _make_names(folder: Path) -> None:
+    """Make files that look like models from outside: names, and the first bytes."""
+    for number in range(NAMES_COUNT):
+        place = folder / NAMES / f"team_{number // NAMES_IN_FOLDER:04}"
+        place.mkdir(parents=True, exist_ok=True)
+        if number % 2:
+            (place / f"model_{number}.npz").write_bytes(b"PK\x03\x04")
+            continue
+        (place / f"model.ckpt-{number}.index").write_bytes(b"")
+        (place / f"model.ckpt-{number}.data-00000-of-00001").write_bytes(b"")
+    files_of(folder, NAMES)[0].touch()
 
 
 def _write_random(prefix: Path, shapes: dict[str, Shape], seed: int) -> None:
@@ -198,10 +232,12 @@ def _write_random(prefix: Path, shapes: dict[str, Shape], seed: int) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[2:]:
-        if each == ZOO:
-            _make_zoo(Path(sys.argv[1]))
+        place = Path(sys.argv[1])
+        if each in ZOOS:
+            _make_zoo(place, each)
         elif each == PACKAGED:
-            _make_package(Path(sys.argv[1]))
+            _make_package(place)
+        elif each in (TRIVIAL, NAMES):
+            (_make_trivial if each == TRIVIAL else _make_names)(place)
         else:
-            make = _make_keras if each in KERAS else _make_checkpoint
-            make(Path(sys.argv[1]), each)
+            (_make_keras if each in KERAS else _make_checkpoint)(place, each)

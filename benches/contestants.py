@@ -15,6 +15,9 @@ from checkpoints import (
     LOOK,
     LOOKED_AT,
     MANY,
+    MIXED,
+    NAMES,
+    NAMES_COUNT,
     OTHER,
     PACKAGE,
     PACKAGED,
@@ -22,13 +25,16 @@ from checkpoints import (
     POLICY,
     SAME,
     TINY,
+    TRIVIAL,
+    TRIVIAL_COUNT,
     ZOO,
-    ZOO_COUNT,
+    ZOOS,
     files_of,
     source_of,
 )
 from measure import Bar, Contestant, Group
 
+OVERHEAD = Path(__file__).with_name("overhead.py")
 TODAY = Path(__file__).with_name("today")
 TENSORFLOW_ROUNDS = 2
 MEGABYTE = 1_000_000
@@ -119,8 +125,11 @@ class Bench:
             LOOK: self._look,
             ZOO: self._zoo,
             PACKAGE: self._package,
+            MIXED: self._mixed,
+            TRIVIAL: self._trivial,
+            NAMES: self._names,
         }
-        rounds = {"100MB": 5, TINY: 5}
+        rounds = {"100MB": 5, TINY: 5, TRIVIAL: 5, NAMES: 3}
         contestants = tuple(makers[kind]() if kind in makers else self._middle(kind))
         files = files_of(self.folder, LOOKED_AT if kind in (LOOK, PACKAGE) else kind)
         return Group(kind, files, contestants, self.rounds or rounds.get(kind, 9))
@@ -211,7 +220,7 @@ class Bench:
         copy = 'cp "$0"/* "$1"'
         synced = f"{copy} && sync -f $1"
         words = ("batch", root, "{out}", "--to", "safetensors", "-q")
-        bar = Bar("seconds", ZOO_COUNT / 200)
+        bar = Bar("seconds", sum(ZOOS[ZOO].values()) / 200)
         return [
             Contestant(COPY, (_found("sh"), "-c", copy, str(root), "{out}")),
             Contestant(SYNCED, (_found("sh"), "-c", synced, str(root), "{out}")),
@@ -244,6 +253,38 @@ class Bench:
             self._run("package verify", "package", "verify", packaged.parent, "-q",
                       bars=(Bar("ratio", 1.3, SUM), PACKAGE_MEMORY)),
         ]  # fmt: skip
+
+    def _mixed(self) -> list[Contestant]:
+        root = self.folder / MIXED
+        copy = (_found("sh"), "-c", 'cp "$0"/* "$1"', str(root), "{out}")
+        words = ("batch", root, "{out}", "--to", "safetensors", "-q")
+        return [
+            Contestant(COPY, copy),
+            self._run("batch, mixed sizes", *words, "--no-fsync",
+                      bars=(Bar("busy", 0.9), STATS_MEMORY)),
+        ]  # fmt: skip
+
+    def _trivial(self) -> list[Contestant]:
+        """Return what a batch costs where its models cost nothing: `overhead.py`."""
+        root, python = self.folder / TRIVIAL, str(self.python)
+        words = (str(OVERHEAD), str(root), "{out}")
+        none = "discovery and ledger of none"
+        bar = Bar("each", 0.002, none, count=TRIVIAL_COUNT)
+        whole = ("batch", root, "{out}", "--to", "safetensors", "-q", "--no-verify", "--no-fsync")
+        return [
+            Contestant(none, (python, str(OVERHEAD), str(TODAY), "{out}")),
+            Contestant("discovery, ledger and dispatch", (python, *words), bars=(bar,)),
+            self._run("batch of models of 4 bytes", *whole, bars=(STATS_MEMORY,)),
+        ]
+
+    def _names(self) -> list[Contestant]:
+        root = self.folder / NAMES
+        words = ("batch", root, "{out}", "--to", "safetensors", "--dry-run")
+        bars = (Bar("seconds", 60), Bar("memory", 500 * MEGABYTE))
+        return [
+            Contestant("find", (_found("find"), str(root), "-size", "+1")),
+            self._run(f"batch --dry-run of {NAMES_COUNT:,} models", *words, bars=bars),
+        ]
 
     def _cp(self, kind: str, name: str = COPY) -> Contestant:
         files = map(str, files_of(self.folder, kind))

@@ -34,7 +34,9 @@ class Bar:
 
     Attributes:
         kind: `ratio` (wall time over that of `against`, at most), `faster` (wall time of `against`
-            over ours, at least), `memory` (peak in bytes, at most), `seconds` (at most).
+            over ours, at least), `memory` (peak in bytes, at most), `seconds` (at most), `each`
+            (seconds more than `against`, for each of `count`, at most), `busy` (share of the
+            cores' time that was used, at least).
         limit: where it is short.
         against: name of another contestant.
         aim: a ratio to stay below, where more is wanted than the limit.
@@ -44,6 +46,7 @@ class Bar:
     limit: float
     against: str = ""
     aim: float | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,13 @@ class Result:
     def best(self) -> float:
         """Shortest of the wall times."""
         return min(sample.seconds for sample in self.samples.values())
+
+    @property
+    def busy(self) -> float:
+        """Median share of the time of all cores that it used, its children's included."""
+        cores = len(os.sched_getaffinity(0))
+        shares = [each.cpu_seconds / each.seconds / cores for each in self.samples.values()]
+        return median(shares)
 
     @property
     def peak(self) -> int:

@@ -73,7 +73,12 @@ def _bar_text(bar: Bar, result: Result, results: list[Result]) -> str:
         return f">= {bar.limit:.0f}x faster than TensorFlow: {_figure(bar, result, results):.1f}x"
     if bar.kind == "memory":
         return f"<= {bar.limit / MEGABYTE:.0f} MB"
-    return f"<= {bar.limit} s"
+    if bar.kind == "busy":
+        return f">= {bar.limit:.0%} of the cores: {_figure(bar, result, results):.0%}"
+    if bar.kind == "each":
+        figure = _figure(bar, result, results)
+        return f"<= {bar.limit * 1000:g} ms for each of {bar.count:,}: {figure * 1000:.2f} ms"
+    return f"<= {bar.limit:g} s"
 
 
 def _figure(bar: Bar, result: Result, results: list[Result]) -> float:
@@ -82,7 +87,11 @@ def _figure(bar: Bar, result: Result, results: list[Result]) -> float:
         return result.peak
     if bar.kind == "seconds":
         return result.seconds
+    if bar.kind == "busy":
+        return result.busy
     other = next(each for each in results if each.contestant.name == bar.against)
+    if bar.kind == "each":
+        return (result.seconds - other.seconds) / bar.count if other.samples else float("inf")
     faster = bar.kind == "faster"
     ratios = other.ratios(result) if faster else result.ratios(other)
     return median(ratios) if ratios else float("-inf" if faster else "inf")
@@ -96,7 +105,7 @@ def _verdict(result: Result, results: list[Result]) -> str:
     aims = True
     for bar in result.contestant.bars:
         figure = _figure(bar, result, results)
-        if figure < bar.limit if bar.kind == "faster" else figure > bar.limit:
+        if figure < bar.limit if bar.kind in ("busy", "faster") else figure > bar.limit:
             return f"**short** ({bar.kind})"
         aims = aims and (bar.aim is None or figure < bar.aim)
     return "ok" if aims else "ok, short of the aim"

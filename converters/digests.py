@@ -7,15 +7,23 @@ length are each preceded by their length as 8 bytes little endian.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 
 from blake3 import blake3
 
-from .errors import ConvertError
-from .tensors import Tensor, TensorSpec
+from .errors import ConvertError, CorruptFileError
+from .sources import Extent
+from .tensors import Tensor, TensorSpec, check_extent
 from .threads import run_all
 
 __all__ = ["digest", "digest_all", "hasher"]
+
+# Small tensors that lie side by side are read at once, up to so many bytes: reading each alone
+# took half of the time of a model of 90 tensors of 22 kB.
+SMALL_BYTES, TOGETHER_BYTES = 128 << 10, 1 << 20
+
+_Run = list[tuple[str, Extent]]  # tensors side by side in one source
 
 
 def hasher(spec: TensorSpec) -> blake3:
@@ -46,11 +54,75 @@ def digest_all(
     """
     digests: dict[str, str] = {}
 
-    def work(name: str) -> None:
+    def one(name: str) -> None:
         try:
             digests[name] = digest(tensors[name], advance)
         except ConvertError as error:
             raise error.within(f"tensor `{name}`") from error
 
-    run_all(lambda: work, names, jobs)
+    def work(run: str | _Run) -> None:
+        if isinstance(run, str):
+            one(run)
+            return
+        try:
+            digests.update(_digests_together(tensors, run))
+        except CorruptFileError:  # it does not say of which tensor
+            for name, _ in run:
+                one(name)
+        else:
+            if advance:
+                advance(sum(extent.length for _, extent in run))
+
+    run_all(lambda: work, _runs(tensors, names), jobs)
+    return digests
+
+
+def _runs(tensors: Mapping[str, Tensor], names: Iterable[str]) -> Iterator[str | _Run]:
+    """Yield what to read at once: a tensor by its name, or small ones side by side."""
+    run: _Run = []
+    for name in names:
+        extent = _small(tensors, name)
+        if run and not (extent and _fits(run, extent)):
+            yield run
+            run = []
+        if extent:
+            run.append((name, extent))
+        else:
+            yield name
+    if run:
+        yield run
+
+
+def _small(tensors: Mapping[str, Tensor], name: str) -> Extent | None:
+    """Return the one range of a small tensor; None for any other, and for what cannot be read."""
+    extents = None
+    with suppress(ConvertError):
+        extents = tensors[name].extents
+    if extents is None or len(extents) != 1 or extents[0].length > SMALL_BYTES:
+        return None
+    return extents[0]
+
+
+def _fits(run: _Run, extent: Extent) -> bool:
+    first, last = run[0][1], run[-1][1]
+    return (
+        extent.source is last.source
+        and extent.offset == last.offset + last.length
+        and extent.offset + extent.length - first.offset <= TOGETHER_BYTES
+    )
+
+
+def _digests_together(tensors: Mapping[str, Tensor], run: _Run) -> dict[str, str]:
+    start = run[0][1].offset
+    end = run[-1][1].offset + run[-1][1].length
+    buffer = memoryview(bytearray(end - start))
+    run[0][1].source.read_into(start, buffer)
+    digests = {}
+    for name, extent in run:
+        view = buffer[extent.offset - start :][: extent.length]
+        if extent.checksum:
+            check_extent(extent, extent.checksum.algorithm.update(view))
+        state = hasher(tensors[name].spec)
+        state.update(view)
+        digests[name] = state.hexdigest()
     return digests

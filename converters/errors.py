@@ -9,6 +9,7 @@ ConvertError
 │   └── LossError        5  something would be lost, and `--strict` was given
 ├── VerificationError    6  what was written does not read back equal
 └── BatchError           7  some models of a batch failed
+    └── ClusterError     7  the cluster that was at it was lost
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import ClassVar, Self
 
 __all__ = [
     "BatchError",
+    "ClusterError",
     "ConvertError",
     "CorruptFileError",
     "LossError",
@@ -40,9 +42,13 @@ class ConvertError(Exception):
         expected: what should have been there.
         got: what was there.
         hint: one action that may help.
+
+    Attributes:
+        transient: the same call may do when it is tried again later.
     """
 
     exit_code: ClassVar[int] = 1
+    transient = False
 
     def __init__(
         self,
@@ -130,6 +136,10 @@ class BatchError(ConvertError):
     """Some models of a batch could not be converted; all others were."""
 
     exit_code = 7
+
+
+class ClusterError(BatchError):
+    """The cluster that was at work was lost; what is done stays done."""
 
 
 def printable(text: str) -> str:

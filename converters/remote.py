@@ -27,12 +27,14 @@ from urllib.parse import unquote
 from .errors import ConvertError, NotRecognisedError, UsageError
 from .mounts import RemotePath, mount, unmount
 from .read_ahead import BlockCache, CachedFile
+from .scratch import make_locked
 from .sources import FileSource, Source
 from .stores import NoListingError, Store, Stored, open_store
 from .tensors import TensorDict
 
 __all__ = [
-    "Mirror", "Place", "dressed", "listed_bytes", "mirrored", "open_place", "seen_outside",
+    "Mirror", "Place", "dressed", "listed_bytes", "mirrored", "objects_at", "open_place",
+    "seen_outside",
 ]  # fmt: skip
 
 MOST_OBJECTS = 100_000
@@ -92,6 +94,7 @@ class Mirror(Source):
 
     Args:
         place: what was pointed at.
+        objects: what to show; if not given, what a listing tells of the place.
 
     Attributes:
         path: the URL.
@@ -102,13 +105,15 @@ class Mirror(Source):
         ConvertError: the store cannot be reached, or access is denied.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, objects: Iterable[Stored] | None = None) -> None:
         self.path = RemotePath(place.url)
         self.stored: dict[str, Stored] = {}
         self._place = place
+        self._listed = objects is None
         self._cache = BlockCache()
         self._files: dict[str, CachedFile] = {}
-        self._root = Path(tempfile.mkdtemp(prefix="tensorferry-")).resolve()
+        root, self._lock = make_locked(Path(tempfile.gettempdir()))
+        self._root = root.resolve()
         self._process = os.getpid()
         atexit.register(self.close)
         try:
@@ -117,7 +122,7 @@ class Mirror(Source):
                 self.local = self._inside(place.key) or _no_path(place)
             mount(self._root, self._files)
             empty: list[Stored] = []
-            for stored in _objects(place, self):
+            for stored in _objects(place, self) if objects is None else objects:
                 # It may only mark a folder, whose name would then be taken.
                 if stored.size:
                     self.add(stored)
@@ -143,7 +148,7 @@ class Mirror(Source):
         path = self._inside(stored.key)
         if path is None or stored.key in self.stored:
             return
-        if len(self.stored) >= MOST_OBJECTS:
+        if len(self.stored) >= MOST_OBJECTS and self._listed:
             raise UsageError(
                 f"more than {MOST_OBJECTS} objects lie there", path=self.path,
                 hint="point at the model itself",
@@ -185,7 +190,14 @@ class Mirror(Source):
         unmount(self._root)
         self._cache.close()
         shutil.rmtree(self._root, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
         atexit.unregister(self.close)
+
+    def path_of(self, key: str) -> Path:
+        """Return where an object is shown, if it is."""
+        return self._inside(key) or self._root
 
     def _inside(self, key: str) -> Path | None:
         """Return where an object is shown; None for a key that is no plain path."""
@@ -204,6 +216,21 @@ def listed_bytes(url: str, endpoint: str | None = None) -> int:
     mirror = Mirror(open_place(url.partition("::")[0], endpoint))
     mirror.close()
     return mirror.size
+
+
+def objects_at(url: str | os.PathLike[str], endpoint: str | None = None) -> list[Stored]:
+    """Return the objects that a URL stands for by their names: of a file, a prefix or a folder.
+
+    Raises:
+        ConvertError: the store cannot be reached, or access is denied.
+    """
+    place = open_place(os.fspath(url).partition("::")[0], endpoint)
+    mirror = Mirror(place)
+    mirror.close()
+    key = place.key
+    own = [each for each in mirror.stored.values() if each.key == key]
+    near = (each for each in mirror.stored.values() if each.key.startswith((f"{key}.", f"{key}/")))
+    return own or sorted(near)
 
 
 def _no_path(place: Place) -> NoReturn:
@@ -256,12 +283,16 @@ def _objects(place: Place, mirror: Mirror) -> Iterator[Stored]:
     store, key = place.store, place.key
     parent = str(PurePosixPath(key).parent) if "/" in key else ""
     try:
+        is_folder = True
         if key and not place.folder:
-            yield from store.list(parent, below=False)
+            objects, folders = store.beside(parent)
+            is_folder = key in folders
+            yield from objects
         if mirror.local.is_file():
             yield from _around_file(store, PurePosixPath(key))
             return
-        yield from store.list(key, below=True)
+        if is_folder:
+            yield from store.list(key, below=True)
         # Of a SavedModel, the graph that says what its variables are.
         if PurePosixPath(key).name == _VARIABLES or PurePosixPath(parent).name == _VARIABLES:
             upper = key if PurePosixPath(key).name == _VARIABLES else parent

@@ -12,22 +12,49 @@ that, and removed by `remove_stale`.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from .errors import TargetError, UsageError
+from .scratch import PREFIX, lock_folder, make_locked
 
-__all__ = ["Staging", "remove_stale", "target_error"]
+__all__ = ["Places", "Staging", "allocate", "places_of", "remove_stale", "target_error"]
 
-PREFIX, OLD_PREFIX = ".tensorferry-", ".tensorferry-old-"
+OLD_PREFIX = f"{PREFIX}old-"
 # Below a folder of the second kind: what gets a successor, and what goes without one.
 REPLACED, REMOVED = "0", "1"
+
+
+class Places(NamedTuple):
+    """Where the files of a target are, before and after they are committed.
+
+    Attributes:
+        parent: the folder that the target lies in, links followed.
+        finals: the files, links followed.
+        names: the path of each in a folder for staging; the target's own name is in it where the
+            target is a folder.
+    """
+
+    parent: Path
+    finals: tuple[Path, ...]
+    names: tuple[Path, ...]
+
+
+def places_of(finals: Sequence[Path], folder: Path | None = None) -> Places:
+    """Return where the files of a target are.
+
+    Args:
+        finals: the files, all in one folder, or anywhere below `folder`.
+        folder: the target, where it is one.
+    """
+    followed = tuple(_follow(final) for final in finals)
+    parent = (folder.resolve() if folder else followed[0]).parent
+    return Places(parent, followed, tuple(_name(final, folder) for final in finals))
 
 
 class Staging:
@@ -40,6 +67,8 @@ class Staging:
         fsync: whether to wait until the disk has them before renaming, and after.
         folder: the folder to make for them, if it is not there; then all appear at once.
         removed: files that are there and are gone when the new ones have appeared.
+        prepared: a folder beside the target in which the files lie already, where `places_of`
+            says; it stays.
 
     Attributes:
         folder: where the files are until they are committed.
@@ -59,16 +88,17 @@ class Staging:
         fsync: bool,
         folder: Path | None = None,
         removed: Sequence[Path] = (),
+        prepared: Path | None = None,
     ) -> None:
+        self._prepared = prepared
         self._root = folder.resolve() if folder else None
-        self._finals = [_follow(final) for final in finals]
-        # As in the folder, which has the target's own name in it.
-        self._names = [_name(final, folder) for final in finals]
+        self._places = places_of(finals, folder)
+        _, self._finals, self._names = self._places
         self._removed = tuple(removed)
         # A link and what it stands for have two names.
-        places = self._names if folder else [Path(final.name) for final in self._finals]
-        self._places = dict(zip(self._finals, places, strict=True))
-        self._places |= {path: _name(path, folder) for path in removed}
+        kept = self._names if folder else [Path(final.name) for final in self._finals]
+        self._kept = dict(zip(self._finals, kept, strict=True))
+        self._kept |= {path: _name(path, folder) for path in removed}
         self._overwrite = overwrite
         self._fsync = fsync
         self._open: list[int] = []
@@ -78,7 +108,7 @@ class Staging:
 
     def __enter__(self) -> Staging:
         try:
-            self.folder = self._make_folder(PREFIX)
+            self.folder = self._prepared or self._make_folder(PREFIX)
         except OSError as error:
             raise target_error(self._parent, error) from error
         return self
@@ -90,7 +120,7 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         self._close()
-        for folder in filter(None, (self.folder, self._old)):
+        for folder in filter(None, (None if self._prepared else self.folder, self._old)):
             shutil.rmtree(folder, ignore_errors=True)
         for lock in self._locks:
             os.close(lock)
@@ -98,19 +128,14 @@ class Staging:
 
     @property
     def _parent(self) -> Path:
-        return (self._root or self._finals[0]).parent
+        return self._places.parent
 
     def _make_folder(self, prefix: str) -> Path:
-        """Make a temporary folder and lock it; if somebody took it for stale meanwhile, another."""
-        while True:
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self._parent))
-            try:
-                self._locks.append(_lock(folder))
-            except (BlockingIOError, FileNotFoundError):
-                continue
-            except OSError:  # no locks here: then nobody can take the folder for stale either
-                pass
-            return folder
+        """Make a temporary folder and lock it."""
+        folder, lock = make_locked(self._parent, prefix)
+        if lock is not None:
+            self._locks.append(lock)
+        return folder
 
     def create(self, index: int, size: int) -> int:
         """Create the `index`th output in the temporary folder; return its descriptor.
@@ -126,7 +151,7 @@ class Staging:
             path = self.path(index)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             self._open.append(descriptor)
-            _allocate(descriptor, size)
+            allocate(descriptor, size)
         except OSError as error:
             raise target_error(final, error) from error
         return descriptor
@@ -174,14 +199,14 @@ class Staging:
 
     def _commit_files(self) -> None:
         aside: dict[Path, Path] = {}
-        done: list[Path] = []
+        done: list[tuple[Path, Path]] = []
         made: list[Path] = []
         try:
             self._make_folders(made)
             self._set_aside(aside)
             for name, final in zip(self._names, self._finals, strict=True):
                 (self.folder / name).rename(final)
-                done.append(final)
+                done.append((name, final))
         except BaseException as error:
             self._put_back(done, aside)
             for folder in reversed(made):
@@ -213,16 +238,16 @@ class Staging:
             return
         self._old = self._make_folder(OLD_PREFIX)
         for kind, final in there:
-            kept = self._old / kind / self._places[final]
+            kept = self._old / kind / self._kept[final]
             kept.parent.mkdir(parents=True, exist_ok=True)
             final.rename(kept)
             aside[final] = kept
 
-    def _put_back(self, done: Iterable[Path], aside: Mapping[Path, Path]) -> None:
+    def _put_back(self, done: Iterable[tuple[Path, Path]], aside: Mapping[Path, Path]) -> None:
         """Undo what was done; where that fails too, what was there stays in the folder."""
         try:
-            for final in done:
-                final.unlink()
+            for name, final in done:
+                final.rename(self.folder / name)
             for final, kept in aside.items():
                 kept.rename(final)
         except OSError as error:
@@ -283,7 +308,7 @@ def remove_stale(parent: Path) -> None:
         if folder.is_symlink():
             continue
         with suppress(OSError):
-            lock = _lock(folder)
+            lock = lock_folder(folder)
             if not folder.name.startswith(OLD_PREFIX) or _has_successors(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
@@ -294,24 +319,6 @@ def _has_successors(old: Path) -> bool:
     kept = [path for path in (old / REPLACED).rglob("*") if not path.is_dir()]
     there = all((old.parent / path.relative_to(old / REPLACED)).exists() for path in kept)
     return there and (bool(kept) or not any((old / REMOVED).rglob("*")))
-
-
-def _lock(folder: Path) -> int:
-    """Lock a folder, for as long as the descriptor is open or the process lives; return that.
-
-    Raises:
-        BlockingIOError: another process has the lock.
-        FileNotFoundError: the folder is gone.
-        OSError: the file system has no locks.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder.stat()  # whoever had the lock may have removed it
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def target_error(path: Path, error: OSError) -> TargetError:
@@ -338,7 +345,12 @@ def _follow(final: Path) -> Path:
     return final.resolve() if final.is_symlink() else final
 
 
-def _allocate(descriptor: int, size: int) -> None:
+def allocate(descriptor: int, size: int) -> None:
+    """Take the space for `size` bytes of a new file, and make it that long.
+
+    Raises:
+        OSError: there is no space.
+    """
     if size == 0:
         return
     try:

@@ -7,23 +7,28 @@ back-off by obstore itself; what breaks in the middle of a range is, here.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from .errors import ConvertError, CorruptFileError, NotRecognisedError, TargetError, UsageError
+from .profiles import s3_settings
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
-__all__ = ["NoListingError", "Store", "Stored", "open_store"]
+__all__ = [
+    "NoListingError", "Sent", "Store", "Stored", "checked", "open_store", "retried", "writing",
+]  # fmt: skip
 
 # A part of an upload; of S3's limits, 10,000 parts is the one that counts.
 PART_BYTES, MOST_PARTS = 8 << 20, 9_000
@@ -36,9 +41,9 @@ READ_SECONDS, PART_SECONDS = 30, 600
 
 _OBSTORE = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "azure": "az",
             "abfs": "az", "abfss": "az", "adl": "az", "http": "http", "https": "http"}  # fmt: skip
-# What says all by itself, so that no profile is looked for.
-_PROFILELESS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"})
-_UNFINISHED = ".tensorferry-part"
+# What credentials are called in the environment.
+_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "GCP_")
+NOT_DONE = "501 Not Implemented"
 _EXTRA = "pip install 'tensorferry[remote]'"
 
 Result = TypeVar("Result")
@@ -55,11 +60,30 @@ class Stored(NamedTuple):
         key: its name in the bucket.
         size: in bytes.
         tag: changes when the object does; None where the store has none.
+        time: of the last change, as the store tells it; empty where it does not.
     """
 
     key: str
     size: int
     tag: str | None
+    time: str = ""
+
+    @property
+    def mark(self) -> str:
+        """What changes when the object does, alike in listings and answers; empty if unknown."""
+        return self.tag.removeprefix("W/").strip('"') if self.tag else self.time
+
+
+class Sent(NamedTuple):
+    """What was stored.
+
+    Attributes:
+        stored: the object.
+        digest: BLAKE3 of its bytes.
+    """
+
+    stored: Stored
+    digest: str
 
 
 class Store(ABC):
@@ -84,6 +108,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def beside(self, folder: str) -> tuple[Sequence[Stored], set[str]]:
+        """Return the objects of a folder, and the keys of the folders in it.
+
+        Raises:
+            NoListingError: the store has no listings.
+        """
+
+    @abstractmethod
     def get(self, stored: Stored, offset: int, length: int) -> memoryview:
         """Return exactly a range; thread-safe.
 
@@ -92,7 +124,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def put(self, key: str, path: Path, advance: Callable[[int], None]) -> None:
+    def put(self, key: str, path: Path, advance: Callable[[int], None]) -> Sent:
         """Store a file; it appears whole or not at all.
 
         Args:
@@ -100,6 +132,27 @@ class Store(ABC):
             path: the file.
             advance: called with the number of bytes just sent.
         """
+
+    @abstractmethod
+    def fetch(self, key: str) -> tuple[bytes, str] | None:
+        """Return a small object as a whole and its tag for `swap`, None where there is none."""
+
+    @abstractmethod
+    def swap(self, key: str, data: bytes, tag: str | None) -> str | None:
+        """Store a small object if what is there is what was there before.
+
+        Args:
+            key: its name in the bucket.
+            data: the bytes.
+            tag: of what has to be there; None if there has to be nothing.
+
+        Returns:
+            The tag of the new object; None if something else is there, and stays.
+        """
+
+    @abstractmethod
+    def store(self, key: str, data: bytes) -> None:
+        """Store a small object, whatever is there."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -122,11 +175,23 @@ def open_store(scheme: str, bucket: str, endpoint: str | None) -> Store:
         UsageError: nothing here knows the scheme, or what does is not installed.
     """
     if scheme in _OBSTORE:
-        return _Obstore(scheme, bucket, endpoint)
-    return _Fsspec(scheme, bucket, endpoint)
+        # Connections are kept from one model to the next, but for a forked child.
+        named = ((name, each) for name, each in os.environ.items() if name.startswith(_CLOUDS))
+        return _opened(scheme, bucket, endpoint, os.getpid(), frozenset(named))
+    from .other_stores import open_other
+
+    return open_other(scheme, bucket, endpoint)
 
 
-def _retried(url: str, run: Callable[[], Result]) -> Result:
+@lru_cache(maxsize=16)
+def _opened(
+    scheme: str, bucket: str, endpoint: str | None, process: int, environ: frozenset[Any]
+) -> Store:
+    del process, environ
+    return _Obstore(scheme, bucket, endpoint)
+
+
+def retried(url: str, run: Callable[[], Result]) -> Result:
     """Do something that may fail for the moment, such as a range that breaks in the middle."""
     for attempt in range(ATTEMPTS):
         try:
@@ -172,9 +237,14 @@ class _Failure:
 
     @property
     def final(self) -> bool:
-        """Whether trying again is of no use."""
+        """Whether trying again at once is of no use."""
         tired = " retries, max_retries: " in self._text  # obstore has tried it again already
-        return self._name in self._FINAL or self.changed or tired
+        return not self.passing or tired
+
+    @property
+    def passing(self) -> bool:
+        """Whether it may pass, if not at once."""
+        return self._name not in self._FINAL and not self.changed
 
     def reading(self, url: str) -> ConvertError:
         if self.changed:
@@ -184,13 +254,17 @@ class _Failure:
         if self._name in self._FINAL:
             what, hint = self._FINAL[self._name]
             return NotRecognisedError(what, path=url, hint=hint or self._ACCESS)
-        return CorruptFileError(
+        error = CorruptFileError(
             f"reading failed: {self.short()}", path=url, hint="try again; the store may be busy"
         )
+        error.transient = True
+        return error
 
     def writing(self, url: str) -> ConvertError:
         what, hint = self._FINAL.get(self._name, (self.short(), "try again"))
-        return TargetError(f"cannot be written: {what}", path=url, hint=hint or self._ACCESS)
+        error = TargetError(f"cannot be written: {what}", path=url, hint=hint or self._ACCESS)
+        error.transient = self.passing
+        return error
 
     def short(self) -> str:
         """Return what the library said, without the request that it repeats."""
@@ -199,7 +273,8 @@ class _Failure:
 
 
 @contextmanager
-def _writing(url: str) -> Iterator[None]:
+def writing(url: str) -> Iterator[None]:
+    """Raise what a library says when it cannot write as an error of ours."""
     try:
         yield
     except (ConvertError, KeyboardInterrupt, SystemExit):
@@ -208,7 +283,12 @@ def _writing(url: str) -> Iterator[None]:
         raise _Failure(error).writing(url) from error
 
 
-def _checked(data: memoryview, stored: Stored, url: str, offset: int, length: int) -> memoryview:
+def checked(data: memoryview, stored: Stored, url: str, offset: int, length: int) -> memoryview:
+    """Return what was read if it is as long as was asked for.
+
+    Raises:
+        CorruptFileError: it is not.
+    """
     if len(data) == length:
         return data
     raise CorruptFileError(
@@ -220,11 +300,14 @@ def _checked(data: memoryview, stored: Stored, url: str, offset: int, length: in
     )
 
 
-def _pieces(path: Path, size: int, advance: Callable[[int], None]) -> Iterator[bytes]:
+def _pieces(
+    path: Path, size: int, advance: Callable[[int], None], seen: Callable[[bytes], object]
+) -> Iterator[bytes]:
     """Yield a file part by part; in between an interrupt is heard."""
     part = _part_bytes(size)
     with path.open("rb") as file:
         while data := file.read(part):
+            seen(data)
             yield data
             advance(len(data))
 
@@ -242,8 +325,14 @@ class _Obstore(Store):
         self.root = f"{scheme}://{bucket}/"
         self._obstore = obstore
         self._listed = _OBSTORE[scheme] != "http"
+        self._conditional = True
         self._open = partial(self._opened, scheme, bucket, endpoint)
         self._store = self._open(patient=False)
+
+    @cached_property
+    def _patient(self) -> ObjectStore:
+        """For uploads: the time a reply takes has that of sending in it."""
+        return self._open(patient=True)
 
     def _opened(
         self, scheme: str, bucket: str, endpoint: str | None, *, patient: bool
@@ -264,7 +353,7 @@ class _Obstore(Store):
         kind = _OBSTORE[scheme]
         try:
             if kind == "s3":
-                return stores.S3Store(bucket, **_s3(endpoint), **shared)
+                return stores.S3Store(bucket, **s3_settings(endpoint), **shared)
             if kind == "gs":
                 own: Any = {"base_url": endpoint} if endpoint else {}
                 return stores.GCSStore(bucket, **own, **shared)
@@ -284,25 +373,28 @@ class _Obstore(Store):
                 found = self._obstore.head(self._store, key)
             except FileNotFoundError:
                 return None
-            return Stored(key, found["size"], found["e_tag"])
+            return _stored(found)
 
-        return _retried(self.url(key), run)
+        return retried(self.url(key), run)
 
     def list(self, folder: str, *, below: bool) -> Iterator[Stored]:
+        if not below:
+            yield from self.beside(folder)[0]
+            return
+        if not self._listed:
+            raise NoListingError
+        pages = iter(self._obstore.list(self._store, folder or None))
+        while page := retried(self.url(folder), lambda: next(pages, None)):
+            yield from map(_stored, page)
+
+    def beside(self, folder: str) -> tuple[Sequence[Stored], set[str]]:
         if not self._listed:
             raise NoListingError
         prefix = folder or None
-        if not below:
-            found = _retried(
-                self.url(folder), lambda: self._obstore.list_with_delimiter(self._store, prefix)
-            )
-            yield from (
-                Stored(each["path"], each["size"], each["e_tag"]) for each in found["objects"]
-            )
-            return
-        pages = iter(self._obstore.list(self._store, prefix))
-        while page := _retried(self.url(folder), lambda: next(pages, None)):
-            yield from (Stored(each["path"], each["size"], each["e_tag"]) for each in page)
+        found = retried(
+            self.url(folder), lambda: self._obstore.list_with_delimiter(self._store, prefix)
+        )
+        return [*map(_stored, found["objects"])], {*found["common_prefixes"]}
 
     def get(self, stored: Stored, offset: int, length: int) -> memoryview:
         options: Any = {"range": (offset, offset + length)}
@@ -313,123 +405,77 @@ class _Obstore(Store):
             return memoryview(self._obstore.get(self._store, stored.key, options=options).bytes())
 
         url = self.url(stored.key)
-        return _checked(_retried(url, run), stored, url, offset, length)
+        return checked(retried(url, run), stored, url, offset, length)
 
-    def put(self, key: str, path: Path, advance: Callable[[int], None]) -> None:
-        size = path.stat().st_size
-        store = self._open(patient=True)  # the time a reply takes has that of sending in it
-        with _writing(self.url(key)):
+    def put(self, key: str, path: Path, advance: Callable[[int], None]) -> Sent:
+        from blake3 import blake3
+
+        size, state = path.stat().st_size, blake3()
+        with writing(self.url(key)):
             if size <= PART_BYTES:
-                self._obstore.put(store, key, path.read_bytes(), use_multipart=False)
+                data = path.read_bytes()
+                state.update(data)
+                result = self._obstore.put(self._patient, key, data, use_multipart=False)
                 advance(size)
-                return
-            # What the pieces raise, or an interrupt, aborts the upload.
-            self._obstore.put(
-                store,
-                key,
-                _pieces(path, size, advance),
-                chunk_size=_part_bytes(size),
-                max_concurrency=PARTS_AT_ONCE,
-            )
+            else:
+                # What the pieces raise, or an interrupt, aborts the upload.
+                result = self._obstore.put(
+                    self._patient,
+                    key,
+                    _pieces(path, size, advance, state.update),
+                    chunk_size=_part_bytes(size),
+                    max_concurrency=PARTS_AT_ONCE,
+                )
+        return Sent(Stored(key, size, result["e_tag"]), state.hexdigest())
+
+    def fetch(self, key: str) -> tuple[bytes, str] | None:
+        def run() -> tuple[bytes, str] | None:
+            try:
+                found = self._obstore.get(self._store, key)
+            except FileNotFoundError:
+                return None
+            return bytes(found.bytes()), _ticket(found.meta["e_tag"], found.meta["version"])
+
+        return retried(self.url(key), run)
+
+    def swap(self, key: str, data: bytes, tag: str | None) -> str | None:
+        from obstore import exceptions as raised
+
+        mode: Any = "create" if tag is None else json.loads(tag)
+        if not self._conditional:
+            there = self.fetch(key)
+            if (there and there[1]) != tag:
+                return None
+            mode = "overwrite"
+        with writing(self.url(key)):
+            try:
+                done = self._obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+            except (raised.AlreadyExistsError, raised.NotFoundError, raised.PreconditionError):
+                return None
+            except Exception as error:
+                # What imitates S3 may not do this: then not in one step.
+                lacking = isinstance(error, NotImplementedError) or NOT_DONE in str(error)
+                if not lacking or not self._conditional:
+                    raise
+                self._conditional = False
+                return self.swap(key, data, tag)
+        return _ticket(done["e_tag"], done["version"])
+
+    def store(self, key: str, data: bytes) -> None:
+        with writing(self.url(key)):
+            self._obstore.put(self._store, key, data, use_multipart=False)
 
     def delete(self, key: str) -> None:
-        with _writing(self.url(key)):
+        with writing(self.url(key)):
             self._obstore.delete(self._store, key)
 
 
-def _s3(endpoint: str | None) -> dict[str, Any]:
-    """Return what S3 needs beside the environment: the endpoint, and what a profile says."""
-    own: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
-    environ = os.environ
-    named = "AWS_PROFILE" in environ
-    if not named and not _PROFILELESS.isdisjoint(environ):
-        return own
-    stored = _is_file("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
-    if not (named or stored or _is_file("AWS_CONFIG_FILE", "~/.aws/config")):
-        return own
-    try:
-        from obstore.auth.boto3 import Boto3CredentialProvider
-    except ImportError as error:
-        if named or stored:
-            hint = "pip install boto3"
-            raise UsageError("reading an AWS profile needs boto3", hint=hint) from error
-        return own
-    return {**own, "credential_provider": Boto3CredentialProvider()}
+def _ticket(tag: str | None, version: str | None) -> str:
+    """Return what names an object that is to be replaced; stores ask for one or the other."""
+    known = {"e_tag": tag, "version": version}
+    return json.dumps({name: each for name, each in known.items() if each})
 
 
-def _is_file(variable: str, usual: str) -> bool:
-    return Path(os.environ.get(variable, usual)).expanduser().is_file()
-
-
-class _Fsspec(Store):
-    def __init__(self, scheme: str, bucket: str, endpoint: str | None) -> None:
-        try:
-            from fsspec.core import url_to_fs
-        except ImportError as error:
-            raise UsageError(f"{scheme}:// needs fsspec", hint="pip install fsspec") from error
-        self.root = f"{scheme}://{bucket}/"
-        options: dict[str, Any] = {"endpoint_url": endpoint} if endpoint else {}
-        try:
-            self._system, base = url_to_fs(self.root, **options)
-        except (ImportError, ValueError, TypeError) as error:
-            text = str(error).partition("\n")[0]
-            raise UsageError(f"{scheme}:// cannot be opened: {text}") from error
-        self._base = str(base).rstrip("/")
-
-    def head(self, key: str) -> Stored | None:
-        def run() -> Stored | None:
-            try:
-                return self._stored(self._system.info(self._path(key)))
-            except FileNotFoundError:
-                return None
-
-        return _retried(self.url(key), run)
-
-    def list(self, folder: str, *, below: bool) -> Iterator[Stored]:
-        def run() -> list[dict[str, Any]]:
-            found = self._system.find(
-                self._path(folder), maxdepth=None if below else 1, detail=True
-            )
-            return list(found.values())
-
-        for info in _retried(self.url(folder), run):
-            stored = self._stored(info)
-            if stored:
-                yield stored
-
-    def get(self, stored: Stored, offset: int, length: int) -> memoryview:
-        def run() -> memoryview:
-            path = self._path(stored.key)
-            return memoryview(self._system.cat_file(path, start=offset, end=offset + length))
-
-        url = self.url(stored.key)
-        return _checked(_retried(url, run), stored, url, offset, length)
-
-    def put(self, key: str, path: Path, advance: Callable[[int], None]) -> None:
-        with _writing(self.url(key)):
-            folder = self._path(key).rpartition("/")[0]
-            if folder:
-                self._system.makedirs(folder, exist_ok=True)
-            # Some of these are no object stores, and show a file while it grows.
-            unfinished = f"{self._path(key)}{_UNFINISHED}"
-            try:
-                self._system.put_file(str(path), unfinished)
-                self._system.mv(unfinished, self._path(key))
-            except BaseException:
-                with suppress(Exception):
-                    self._system.rm_file(unfinished)
-                raise
-        advance(path.stat().st_size)
-
-    def delete(self, key: str) -> None:
-        with _writing(self.url(key)):
-            self._system.rm_file(self._path(key))
-
-    def _path(self, key: str) -> str:
-        return f"{self._base}/{key}" if key else self._base
-
-    def _stored(self, info: dict[str, Any]) -> Stored | None:
-        if info["type"] != "file" or info["size"] is None:
-            return None
-        key = str(info["name"])[len(self._base) :].lstrip("/")
-        return Stored(key, info["size"], None)
+def _stored(found: ObjectMeta) -> Stored:
+    time = found["last_modified"].isoformat()
+    return Stored(found["path"], found["size"], found["e_tag"], time)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ..converters.errors import UsageError
 from .cli_batch import batch
 from .cli_check import check_command
 from .cli_diff import diff_command
@@ -83,6 +84,12 @@ def convert_command(
         bool, typer.Option("--verify-sample", help="--verify=sample: compare some of the bytes.")
     ] = False,
     fsync: Annotated[bool, typer.Option("--fsync", help="Wait for the disk.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Write this part of N of DST's shards: 2/8.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Write DST's shards on a Dask cluster.")
+    ] = None,
     jobs: Jobs = 0,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Store the account of every tensor.")
@@ -109,17 +116,25 @@ def convert_command(
         fsync=fsync,
         jobs=jobs,
     )
-    end(
-        lambda: run_convert(
-            source,
-            target,
-            options,
-            as_json=as_json,
-            quiet=quiet,
-            verbose=verbose,
-        ),
-        debug=debug,
-    )
+
+    def run() -> None:
+        shown: Any = {"as_json": as_json, "quiet": quiet, "verbose": verbose}
+        if shard is None and cluster is None:
+            run_convert(source, target, options, **shown)
+            return
+        from .run_sharded import run_over, run_part
+
+        if cluster is None:
+            run_part(source, target, options, shard or "", **shown)
+        elif shard is None:
+            run_over(source, target, options, cluster, **shown, debug=debug)
+        else:
+            raise UsageError(
+                "--shard and --cluster both share out a model",
+                hint="leave out --shard; or run each part without a cluster",
+            )
+
+    end(run, debug=debug)
 
 
 app.add_typer(batch, name="batch")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +11,12 @@ from typer.core import TyperGroup
 
 from ..converters.errors import UsageError
 from .batch.jobs import Part
+from .batch.manifest import ENDINGS
+from .batch.places import is_url, place_of
 from .batch.plan import NAME, plan_jobs, plan_list
 from .flags import (
     Debug,
+    HtmlFile,
     Json,
     Quiet,
     Reading,
@@ -29,6 +31,11 @@ from .flags import (
 from .options import ConvertOptions
 
 __all__ = ["DEFAULT", "batch"]
+
+Endpoint = Annotated[
+    str | None,
+    typer.Option("--endpoint-url", metavar="URL", help="Server of an object store's URLs."),
+]
 
 DEFAULT = "SRC_ROOT DST_ROOT"  # no word of a command line equals it
 VERBS = ("merge", "status")
@@ -65,10 +72,10 @@ batch = typer.Typer(
 @writing
 def batch_command(
     source_root: Annotated[
-        str, typer.Argument(metavar="SRC_ROOT", help="Folder with models, or a list of them.")
+        str, typer.Argument(metavar="SRC_ROOT", help="Folder with models, or a list, or its URL.")
     ],
     target_root: Annotated[
-        str, typer.Argument(metavar="DST_ROOT", help="Folder to write to, and of the ledger.")
+        str, typer.Argument(metavar="DST_ROOT", help="Folder or URL to write to, with ledger.")
     ],
     *,
     reading: Reading,
@@ -83,8 +90,11 @@ def batch_command(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do this part of N, as in job arrays: 2/8.")
     ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on Dask: tcp://HOST:PORT.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the plan, do nothing.")] = False,
-    jobs: Annotated[int, typer.Option(min=0, help="Worker processes; 0 chooses.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Models at a time; 0 chooses.")] = 0,
     memory: Annotated[
         int | None,
         typer.Option(parser=parse_size, metavar="SIZE", help="Limit of each worker: 2GB, 512MiB."),
@@ -108,6 +118,7 @@ def batch_command(
     fsync: Annotated[
         bool, typer.Option(help="Have each target on the disk before it counts as done.")
     ] = True,
+    html: HtmlFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -128,14 +139,20 @@ def batch_command(
     )
 
     def run() -> int:
-        from .batch.commands import run_here, show_plan
-        from .batch.run import BatchOptions, default_workers
+        from .batch.commands import early_pool, run_here, show_plan
+        from .batch.run import BatchOptions
 
         if reading.options.step is not None:
             raise UsageError("--step means nothing to a batch", hint="--latest takes the last ones")
-        source, target = _folder(source_root), _folder(target_root)
+        if shard and cluster:
+            raise UsageError(
+                "--shard and --cluster both share out a batch",
+                hint="leave out --shard; or run each part without a cluster",
+            )
+        source, target = place_of(source_root), place_of(target_root)
         part = None if shard is None else Part.of(shard)
-        if source.is_file():
+        pool = None if cluster or dry_run else early_pool(jobs, memory, timeout)
+        if source.is_file() or (is_url(source) and source.suffix.lower() in ENDINGS):
             plan = plan_list(source, target, options, name=name)
         else:
             plan = plan_jobs(source, target, options, name=name, latest=reading.options.latest)
@@ -143,36 +160,34 @@ def batch_command(
             plan = plan.part(part, target)
         if dry_run:
             return show_plan(plan, as_json=as_json)
-        how = BatchOptions(jobs or default_workers(), in_flight, retry_failed=retry is Retry.failed)
+        how = BatchOptions(bytes_at_a_time=in_flight, retry_failed=retry is Retry.failed)
         return run_here(
             plan,
             target,
             how,
+            pool=pool,
+            jobs=jobs,
             part=part,
+            cluster=cluster,
             memory=memory,
             seconds=timeout,
             as_json=as_json,
             quiet=quiet,
             verbose=verbose,
+            debug=debug,
+            html=html,
         )
 
     end(run, debug=debug)
 
 
-def _folder(root: str) -> Path:
-    if "://" in root:
-        raise UsageError(
-            "a batch reads and writes folders, and no object stores", path=root,
-            hint="models in a store are converted one by one",
-        )  # fmt: skip
-    return Path(root)
-
-
 @batch.command("status")
 def status_command(
     target_root: Annotated[
-        Path, typer.Argument(metavar="DST_ROOT", help="Folder that a batch wrote to.")
+        str, typer.Argument(metavar="DST_ROOT", help="Folder, or URL, that a batch wrote to.")
     ],
+    endpoint_url: Endpoint = None,
+    html: HtmlFile = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -181,7 +196,8 @@ def status_command(
     def run() -> int:
         from .batch.commands import show_status
 
-        return show_status(target_root, as_json=as_json)
+        root = place_of(target_root)
+        return show_status(root, endpoint=endpoint_url, as_json=as_json, html=html)
 
     end(run, debug=debug)
 
@@ -189,8 +205,9 @@ def status_command(
 @batch.command("merge")
 def merge_command(
     target_root: Annotated[
-        Path, typer.Argument(metavar="DST_ROOT", help="Folder that parts of a batch wrote to.")
+        str, typer.Argument(metavar="DST_ROOT", help="Folder or URL that parts wrote to.")
     ],
+    endpoint_url: Endpoint = None,
     debug: Debug = False,
 ) -> None:
     """Make one ledger of those that the parts of a batch (--shard) have left."""
@@ -198,6 +215,6 @@ def merge_command(
     def run() -> int:
         from .batch.commands import merge_parts
 
-        return merge_parts(target_root)
+        return merge_parts(place_of(target_root), endpoint_url)
 
     end(run, debug=debug)

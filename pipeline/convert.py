@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ..converters.digests import digest_all
 from ..converters.errors import LossError, UsageError
@@ -27,17 +28,11 @@ from .update import updated
 from .verify import digests_as_read, sample_of, source_digests, verify_copy
 
 __all__ = [
-    "ConvertOptions",
-    "Listener",
-    "chosen",
-    "convert",
-    "default_jobs",
-    "fitting",
-    "refuse_losses",
-]
+    "ConvertOptions", "Listener", "Prepared", "StoreText", "beside", "chosen", "convert",
+    "default_jobs", "fitting", "name_of_copy", "prepared", "refuse_losses",
+]  # fmt: skip
 
-
-_Store = Callable[[Path | None, Callable[[], str]], None]  # puts a text beside the target
+StoreText = Callable[[Path | None, Callable[[], str]], None]  # puts a text beside the target
 
 # What to say of an option that the format does not understand.
 _NOT_DONE = {
@@ -102,22 +97,54 @@ def convert(
 def _convert(
     source: str | os.PathLike[str], target: Target, options: ConvertOptions, listener: Listener
 ) -> Report:
-    path = target.path
-    writer, options = _writer(target, options)
     began = time.perf_counter()
-    with chosen(source, options, listener) as (opened, kept):
-        plan = _plan(writer, kept, path, options)
-        _check_place(plan, Path(source))
-        with _beside(plan, options) as store:
-            written = Written()
-            if not options.dry_run:
-                written = _write(plan, kept, target, options, listener, store)
-            plan = replace(plan, notes=(*plan.notes, *loss_notes(kept)))
-            seconds = time.perf_counter() - began
-            shown = target.shown(plan)
-            done = Report(target.name, opened, kept, shown, written.digests, options, seconds)
-            store(options.report, lambda: json.dumps(done.json(), indent=1) + "\n")
+    with (
+        prepared(source, target, options, listener) as (opened, kept, plan, options),
+        beside(plan, options) as store,
+    ):
+        written = Written()
+        if not options.dry_run:
+            written = _write(plan, kept, target, options, listener, store)
+        plan = replace(plan, notes=(*plan.notes, *loss_notes(kept)))
+        seconds = time.perf_counter() - began
+        shown = target.shown(plan)
+        done = Report(
+            target.name, opened, kept, shown, written.digests, options, seconds, target.sent
+        )
+        store(options.report, lambda: json.dumps(done.json(), indent=1) + "\n")
     return done
+
+
+class Prepared(NamedTuple):
+    """What a conversion is going to do; nothing is written yet.
+
+    Attributes:
+        opened: all tensors that were found, those of updates in the place of the model's own.
+        kept: those that are to be written.
+        plan: where they go.
+        options: how, with what the target itself says of it.
+    """
+
+    opened: TensorDict
+    kept: TensorDict
+    plan: Plan
+    options: ConvertOptions
+
+
+@contextmanager
+def prepared(
+    source: str | os.PathLike[str], target: Target, options: ConvertOptions, listener: Listener
+) -> Iterator[Prepared]:
+    """Open a source and plan its target; the source is open as long as the context is.
+
+    Raises:
+        ConvertError: the source cannot be read, or the target cannot be written like that.
+    """
+    writer, options = _writer(target, options)
+    with chosen(source, options, listener) as (opened, kept):
+        plan = _plan(writer, kept, target.path, options)
+        _check_place(plan, Path(source))
+        yield Prepared(opened, kept, plan, options)
 
 
 @contextmanager
@@ -205,19 +232,18 @@ def _plan(writer: Format, tensors: TensorDict, path: Path, options: ConvertOptio
     if tensors.metadata and not writer.metadata:
         text = f"{writer.title} does not keep the texts {', '.join(sorted(tensors.metadata))}"
         plan = replace(plan, notes=(*plan.notes, Note(Kind.METADATA_LOST, text)))
-    if options.strict:
-        refuse_losses((*tensors.notes, *plan.notes), path)
+    refuse_losses((*tensors.notes, *plan.notes), path, strict=options.strict)
     return replace(plan, notes=(*cast_notes(tensors), *plan.notes))
 
 
-def refuse_losses(notes: Iterable[Note], path: Path) -> None:
+def refuse_losses(notes: Iterable[Note], path: Path, *, strict: bool = True) -> None:
     """Refuse what `--strict` forbids.
 
     Raises:
         LossError: a note tells of a loss.
     """
     losses = [note for note in notes if note.kind.lossy]
-    if losses:
+    if strict and losses:
         first, more = losses[0], f", and {len(losses) - 1} more" if len(losses) > 1 else ""
         hint = "leave --strict out to accept it"
         if first.kind is Kind.OUT_OF_RANGE:
@@ -237,10 +263,13 @@ def _check_place(plan: Plan, source: Path) -> None:
 
 
 @contextmanager
-def _beside(plan: Plan, options: ConvertOptions) -> Iterator[_Store]:
+def beside(plan: Plan, options: ConvertOptions) -> Iterator[StoreText]:
     """Make ready for report and digest file; they appear at the end, if all is well.
 
     So a bad place for them shows before anything is written.
+
+    Yields:
+        What puts a text there.
     """
     paths = [path for path in (options.report, options.digest_file) if path]
     places = [path.resolve() for path in paths]
@@ -276,14 +305,13 @@ def _write(
     target: Target,
     options: ConvertOptions,
     listener: Listener,
-    store: _Store,
+    store: StoreText,
 ) -> Written:
     files = (options.report, options.digest_file)
     wants_digests = options.digests or options.verify or any(files)
 
     def check(folder: Path, written: Written) -> None:
-        if options.strict:
-            refuse_losses(loss_notes(tensors), target.path)
+        refuse_losses(loss_notes(tensors), target.path, strict=options.strict)
         if wants_digests:
             written.digests = source_digests(
                 written.digests, plan, tensors, options.threads, again=options.verify
@@ -295,10 +323,10 @@ def _write(
         with target.published(plan, folder, overwrite=overwrite, advance=advance) as copy:
             if expected is not None:
                 verify_copy(
-                    copy() / _name_of_copy(plan), plan.format, tensors, expected, options.threads,
+                    copy() / name_of_copy(plan), plan.format, tensors, expected, options.threads,
                     advance, plan.read_back,
                 )  # fmt: skip
-            staged = folder / _name_of_copy(plan)
+            staged = folder / name_of_copy(plan)
             store(
                 options.digest_file,
                 lambda: digests_as_read(staged, plan, tensors, written.digests, options.threads),
@@ -319,6 +347,6 @@ def _write(
         listener.finished()
 
 
-def _name_of_copy(plan: Plan) -> str:
+def name_of_copy(plan: Plan) -> str:
     """Return what to open to read all files of a plan: the folder, or what makes the set valid."""
     return plan.folder.resolve().name if plan.folder else plan.files[-1].path.name

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..converters.casting import CastTensor
 from ..converters.notes import Kind, Note
@@ -14,6 +14,9 @@ from ..converters.output import Plan
 from ..converters.tensors import Tensor, TensorDict
 from .options import ConvertOptions
 from .recorded import recorded_flags
+
+if TYPE_CHECKING:
+    from ..converters.stores import Sent
 
 __all__ = ["Report"]
 
@@ -40,6 +43,7 @@ class Report:
         digests: by name, where they were asked for.
         options: how.
         seconds: wall time.
+        sent: the objects that were stored, where the target is in a store.
     """
 
     target: Path
@@ -49,6 +53,7 @@ class Report:
     digests: Mapping[str, str]
     options: ConvertOptions
     seconds: float
+    sent: tuple[Sent, ...] = ()
 
     @property
     def dry_run(self) -> bool:

@@ -6,8 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..converters.output import Plan
+
+if TYPE_CHECKING:
+    from ..converters.stores import Sent
 
 __all__ = ["Target", "target_at"]
 
@@ -18,7 +22,10 @@ class Target:
     Attributes:
         path: what to plan for.
         is_folder: whether it was named as a folder, or is one.
+        sent: the objects that were stored; on a disk there are none.
     """
+
+    sent: tuple[Sent, ...] = ()
 
     def __init__(self, path: Path, *, is_folder: bool) -> None:
         self.path = path

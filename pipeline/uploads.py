@@ -54,13 +54,15 @@ class RemoteTarget(Target):
 
         def copy() -> Path:
             whole = plan.folder or plan.files[-1].path
-            copies.append(Mirror(Place(store, self._mirror.key_of(whole), folder=False)))
+            place = Place(store, self._mirror.key_of(whole), folder=False)
+            copies.append(Mirror(place, [each.stored for each in self.sent]))
             return copies[0].local.parent
 
         try:
             for file in plan.files:
                 sent.append(self._mirror.key_of(file.path))
-                store.put(sent[-1], staged / _staged_name(plan, file.path), advance)
+                done = store.put(sent[-1], staged / _staged_name(plan, file.path), advance)
+                self.sent = (*self.sent, done)
             yield copy
         except BaseException as error:
             self._take_back(sent, error)

@@ -15,9 +15,11 @@ Saves that were interrupted leave `<prefix>.…tempstate<number>` files or a fol
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from ..errors import ConvertError, NotRecognisedError, UsageError
@@ -390,7 +392,13 @@ def _state_files(folder: Path) -> list[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Return what interrupted saves have left in a folder, by name."""
-    return sorted(path for path in folder.iterdir() if _LEFTOVER.search(path.name))
+    return [folder / name for name in _leftover_names(folder, folder.stat().st_mtime_ns)]
+
+
+@lru_cache(maxsize=16)  # a folder of 1,000 models is not listed 1,000 times
+def _leftover_names(folder: Path, _changed_ns: int) -> tuple[str, ...]:
+    names = (entry.name for entry in os.scandir(folder))
+    return tuple(sorted(name for name in names if _LEFTOVER.search(name)))
 
 
 def _leftover_notes(folder: Path) -> tuple[Note, ...]:

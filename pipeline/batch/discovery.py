@@ -6,8 +6,7 @@ one. Nothing is opened: whether a model is whole shows when it is converted.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,15 +20,13 @@ from ...converters.foreign import name_foreign
 from ...converters.names import encode
 from ...converters.registry import Group, Location, all_formats, claims
 from .jobs import Skipped
+from .trees import Files, Sniff, Tree, tree_at
 
-__all__ = ["Found", "discover", "found_at"]
+__all__ = ["Found", "discover", "found_at", "found_of"]
 
-STAGING = ".tensorferry-"  # folders of conversions that run, or that were killed
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 
-# Size in bytes and time of change in nanoseconds, by path inside a folder.
-_Files: TypeAlias = Mapping[str, tuple[int, int]]
-_Groups: TypeAlias = list[tuple[Callable[[Location], bool], Group]]
+_Groups: TypeAlias = list[tuple[Sniff, Group]]
 
 
 @dataclass(frozen=True)
@@ -54,126 +51,170 @@ class Found:
 
 
 def discover(
-    root: Path, *, without: Collection[Path] = (), latest: bool = False
+    root: Path,
+    *,
+    without: Collection[Path] = (),
+    latest: bool = False,
+    endpoint: str | None = None,
 ) -> tuple[list[Found], list[Skipped]]:
     """Return the models below a folder, and what is none; in the order of their paths.
 
     Args:
-        root: the folder; links are followed, and each folder is looked at once.
+        root: the folder; links are followed, and each folder is looked at once. Or the URL of one.
         without: resolved folders to leave out.
         latest: of models that differ in the step alone, take the one of the highest.
+        endpoint: where the object store is, if not where its cloud is.
 
     Raises:
         NotRecognisedError: there is no such folder.
+        ConvertError: the store cannot be reached, or access is denied.
     """
-    if not root.is_dir():
-        what = "is no folder" if root.exists() else "does not exist"
-        raise NotRecognisedError(what, path=root, hint="a batch converts what is below a folder")
-    found: list[Found] = []
-    skipped: list[Skipped] = []
-    seen, waiting, linked = set(without), [root], list[Path]()
-    while waiting or linked:
-        # What has a name of its own is called by that, and not by a link to it.
-        folder = waiting.pop() if waiting else linked.pop()
-        place = folder.resolve()
-        if place in seen:
-            continue
-        seen.add(place)
-        try:
-            files, folders = _listing(folder)
-        except OSError as error:
-            skipped.append(Skipped(str(folder), f"cannot be read: {error.strerror}"))
-            continue
-        groups = _groups(files)
-        whole = _whole(folder, groups)
-        if whole:
-            found.append(whole)
-            continue
-        for each in _in_folder(folder, files, groups):
-            (found if isinstance(each, Found) else skipped).append(each)  # type: ignore[arg-type]
-        for name in folders:
-            (linked if (folder / name).is_symlink() else waiting).append(folder / name)
+    with tree_at(root, endpoint) as tree:
+        found, skipped = _Search(tree, without).below(root)
     found.sort(key=lambda each: each.path)
     skipped.sort(key=lambda each: each.path)
     return list(_latest(found)) if latest else found, skipped
 
 
-def found_at(path: Path) -> Found:
+class _Search:
+    """Goes through a tree; the folders first, then what is in them."""
+
+    def __init__(self, tree: Tree, without: Collection[Path]) -> None:
+        self._tree = tree
+        self._seen = set(without)
+        self._found: list[Found] = []
+        self._skipped: list[Skipped] = []
+
+    def below(self, root: Path) -> tuple[list[Found], list[Skipped]]:
+        for folder in [*self._folders(root)] if self._tree.believes else self._folders(root):
+            for each in folder.models():
+                (self._found if isinstance(each, Found) else self._skipped).append(each)  # type: ignore[arg-type]
+        return self._found, self._skipped
+
+    def _folders(self, root: Path) -> Iterator[_Folder]:
+        waiting, linked = [root], list[Path]()
+        while waiting or linked:
+            # What has a name of its own is called by that, and not by a link to it.
+            path = waiting.pop() if waiting else linked.pop()
+            place = self._tree.place(path)
+            if place in self._seen:
+                continue
+            self._seen.add(place)
+            try:
+                files, folders = self._tree.listing(path)
+            except OSError as error:
+                self._skipped.append(Skipped(str(path), f"cannot be read: {error.strerror}"))
+                continue
+            folder = _Folder(self._tree, path, files)
+            whole = folder.whole()
+            if whole:
+                self._found.append(whole)
+                continue
+            folder.expect()
+            yield folder
+            for name in folders:
+                (linked if (path / name).is_symlink() else waiting).append(path / name)
+
+
+def found_at(path: Path, tree: Tree | None = None) -> Found:
     """Return the one model that a path stands for: a file, a folder or a prefix.
+
+    Args:
+        path: the path, or the URL.
+        tree: where it is, if not on a disk.
 
     Raises:
         NotRecognisedError: there is none.
     """
-    folder = path if path.is_dir() else path.parent
-    files = _listing(folder)[0] if folder.is_dir() else {}
-    groups = _groups(files)
-    if path.is_dir():
-        return _whole(path, groups) or _of_files(path, path.name, _below(path))
-    for _, group in groups:
+    tree = tree or Tree()
+    if tree.is_folder(path):
+        folder = _Folder(tree, path, tree.listing(path)[0])
+        return folder.whole() or _of_files(path, path.name, tree.below(path))
+    try:
+        folder = _Folder(tree, path.parent, tree.listing(path.parent)[0])
+    except OSError as error:
+        raise NotRecognisedError("does not exist", path=path) from error
+    for _, group in folder.groups:
         if group.name and path.name in (group.name, group.stem, *group.members):
-            return _of_group(folder, group, files)
-    if path.name not in files:
+            return folder.of_group(group)
+    if path.name not in folder.files:
         raise NotRecognisedError("does not exist", path=path)
-    return _of_files(path, _stem(path.name), {path.name: files[path.name]})
+    return _of_files(path, _stem(path.name), {path.name: folder.files[path.name]})
 
 
-# Folders
+class _Folder:
+    """A folder and what its names tell."""
 
+    def __init__(self, tree: Tree, path: Path, files: Files) -> None:
+        self.path = path
+        self.files = files
+        self.groups = _groups(files)
+        self._tree = tree
 
-def _listing(folder: Path) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Return the files of a folder, and the names of its folders; both sorted."""
-    files: dict[str, tuple[int, int]] = {}
-    folders: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda each: each.name):
-            if entry.name.startswith(STAGING):
+    def whole(self) -> Found | None:
+        """Return the model that the folder is with all that is below it."""
+        path = self.path
+        for sniff, group in self.groups:
+            if not group.name and self._confirms(sniff, group):
+                step = int(path.name) if path.name.isdecimal() else None  # as Serving has them
+                return _of_files(path, path.name, self._tree.below(path), step, str(path.parent))
+        return None
+
+    def expect(self) -> None:
+        """Say which files are going to be looked into, where names are believed."""
+        if not self._tree.believes:
+            return
+        known = {
+            name
+            for _, group in self.groups
+            if len(group.members) > 1
+            for name in (*group.members, *group.companions)
+        }
+        unsure = [name for name in self.files if name not in known and not _should_be(name)]
+        self._tree.expect(self.path / name for name in unsure)
+
+    def models(self) -> Iterator[Found | Skipped]:
+        """Yield the models of several files, then what each other file is."""
+        left = dict(self.files)
+        for sniff, group in self.groups:
+            if (
+                not group.name
+                or not group.members <= left.keys()
+                or not self._confirms(sniff, group)
+            ):
                 continue
-            if entry.is_dir():
-                folders.append(entry.name)
-                continue
-            try:
-                stat = entry.stat()
-            except OSError:  # a link to nothing
-                stat = entry.stat(follow_symlinks=False)
-            files[entry.name] = stat.st_size, stat.st_mtime_ns
-    return files, folders
+            if group.members:
+                yield self.of_group(group)
+            for name in (*group.members, *group.companions):
+                left.pop(name, None)
+        for name, state in left.items():
+            yield self._of_file(name, state)
 
+    def _confirms(self, sniff: Sniff, group: Group) -> bool:
+        company = any(each.members for _, each in self.groups)
+        return self._tree.confirms(sniff, self.path, group, company=company)
 
-def _below(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return all files below a folder, by path inside it; links to folders are not followed."""
-    found: dict[str, tuple[int, int]] = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = f"{place}{os.sep}{name}"
-            stat = os.lstat(path)
-            found[os.path.relpath(path, folder)] = stat.st_size, stat.st_mtime_ns
-    return found
+    def of_group(self, group: Group) -> Found:
+        members = {name: self.files[name] for name in group.members}
+        stem = group.stem or self.path.name
+        series = str(self.path / stem.removesuffix(str(group.step or "")))
+        return _of_files(self.path / group.name, stem, members, group.step, series)
 
-
-def _whole(folder: Path, groups: _Groups) -> Found | None:
-    """Return the model that a folder is with all that is below it."""
-    for sniff, group in groups:
-        if not group.name and sniff(Location(folder)):
-            step = int(folder.name) if folder.name.isdecimal() else None  # as Serving has them
-            return _of_files(folder, folder.name, _below(folder), step, str(folder.parent))
-    return None
-
-
-def _in_folder(folder: Path, files: _Files, groups: _Groups) -> Iterator[Found | Skipped]:
-    left = dict(files)
-    for sniff, group in groups:
-        if (
-            not group.name
-            or not group.members <= left.keys()
-            or not sniff(Location(folder / group.name))
-        ):
-            continue
-        if group.members:
-            yield _of_group(folder, group, files)
-        for name in (*group.members, *group.companions):
-            left.pop(name, None)
-    for name, stat in left.items():
-        yield _of_file(folder / name, stat)
+    def _of_file(self, name: str, state: tuple[int, int | str]) -> Found | Skipped:
+        """Return what a file is that belongs to no other."""
+        path = self.path / name
+        if self._tree.believes and _should_be(name):
+            return _of_files(path, _stem(name), {name: state})
+        location = self._tree.location(path)
+        if not location.is_file:
+            return Skipped(str(path), "is no file, or a link to nothing")
+        try:
+            if _is_model(location) or _should_be(name):
+                return _of_files(path, _stem(name), {name: state})
+        except ConvertError as error:
+            return Skipped(str(path), self._tree.seen(error.message))
+        foreign = name_foreign(location)
+        return Skipped(str(path), foreign[0] if foreign else "no format that is read here")
 
 
 def _groups(names: Collection[str]) -> _Groups:
@@ -186,32 +227,13 @@ def _groups(names: Collection[str]) -> _Groups:
     ]
 
 
-# Models
-
-
-def _of_group(folder: Path, group: Group, files: _Files) -> Found:
-    members = {name: files[name] for name in group.members}
-    stem = group.stem or folder.name
-    series = str(folder / stem.removesuffix(str(group.step or "")))
-    return _of_files(folder / group.name, stem, members, group.step, series)
-
-
-def _of_file(path: Path, stat: tuple[int, int]) -> Found | Skipped:
-    """Return what a file is that belongs to no other."""
-    location = Location(path)
-    if not location.is_file:
-        return Skipped(str(path), "is no file, or a link to nothing")
-    try:
-        if _is_model(location) or _should_be(path.name):
-            return _of_files(path, _stem(path.name), {path.name: stat})
-    except ConvertError as error:
-        return Skipped(str(path), error.message)
-    foreign = name_foreign(location)
-    return Skipped(str(path), foreign[0] if foreign else "no format that is read here")
+def found_of(path: Path, files: Files) -> Found:
+    """Return what files are that are one model for sure."""
+    return _of_files(path, _stem(path.name), files)
 
 
 def _of_files(
-    path: Path, stem: str, files: _Files, step: int | None = None, series: str = ""
+    path: Path, stem: str, files: Files, step: int | None = None, series: str = ""
 ) -> Found:
     state = blake3()
     for name in sorted(files):

@@ -43,9 +43,7 @@ class Part(NamedTuple):
         match = re.fullmatch(r"(\d{1,7})(?:/|-of-)(\d{1,7})", text)
         part = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
         if not 1 <= part.number <= part.parts <= MOST_PARTS:
-            raise UsageError(
-                "no part of a batch", expected="2/8: the second of eight", got=f"`{text}`"
-            )
+            raise UsageError("no such part", expected="2/8: the second of eight", got=f"`{text}`")
         return part
 
     def has(self, target: str) -> bool:
@@ -87,10 +85,12 @@ class BatchPlan:
     Attributes:
         jobs: in the order in which their models were found; no two have one target.
         skipped: what is left alone, and why.
+        endpoint: where the object store is, if not where its cloud is.
     """
 
     jobs: tuple[Job, ...]
     skipped: tuple[Skipped, ...]
+    endpoint: str | None = None
 
     def part(self, part: Part, root: Path) -> BatchPlan:
         """Return what one part has to do; whatever is no model is told by the first.

@@ -40,9 +40,13 @@ from ...converters.errors import NotRecognisedError, UsageError
 from ...converters.staging import target_error
 from ..convert import ConvertOptions
 from .jobs import Job, Part, Skipped
+from .places import is_url, place_of
 from .work import Outcome, Output, file_digest
 
-__all__ = ["LEDGER", "Ledger", "Row", "Standing", "all_rows", "merge", "read_rows", "recipe_of"]
+__all__ = [
+    "LEDGER", "Ledger", "Row", "Standing", "all_rows", "in_time", "ledger_name", "merge", "now",
+    "read_rows", "recipe_of",
+]  # fmt: skip
 
 LEDGER = "tensorferry-ledger.jsonl"
 _PARTS = "tensorferry-ledger.*-of-*.jsonl"
@@ -51,8 +55,8 @@ PATIENCE_SECONDS = 2.0
 # What does not change the output.
 NO_RECIPE = frozenset(
     {
-        "digest_file", "digests", "dry_run", "fsync", "jobs", "overwrite", "report", "verify",
-        "verify_sample",
+        "digest_file", "digests", "dry_run", "endpoint_url", "fsync", "jobs", "overwrite",
+        "report", "verify", "verify_sample",
     }
 )  # fmt: skip
 
@@ -79,7 +83,12 @@ class Standing(NamedTuple):
 
 
 class _Last(NamedTuple):
-    """What counts of the last row of a target."""
+    """What counts of the rows of a target.
+
+    Attributes:
+        ours: the target, if it is there, was or may have been written by a batch.
+        before: the same before the last attempt began.
+    """
 
     at: str
     event: str
@@ -87,6 +96,8 @@ class _Last(NamedTuple):
     recipe: str
     files: tuple[Output, ...]
     failure: Row | None
+    ours: bool
+    before: bool
 
 
 class Ledger:
@@ -103,7 +114,7 @@ class Ledger:
     """
 
     def __init__(self, root: Path, part: Part | None = None) -> None:
-        self.path = root / (f"tensorferry-ledger.{part}.jsonl" if part else LEDGER)
+        self.path = root / ledger_name(part)
         self._root = root.absolute()
         self._usual = f"{root}{os.sep}"
         self._last: dict[str, _Last] = {}
@@ -119,7 +130,7 @@ class Ledger:
             self._take()
             self._end_last_line()
             known = [path for path in (root / LEDGER, self.path) if path.exists()]
-            for row in _in_time(dict.fromkeys(known)) if part else all_rows(root):
+            for row in in_time(dict.fromkeys(known)) if part else all_rows(root):
                 self._keep(row)
         except BaseException:
             os.close(self._descriptor)
@@ -143,9 +154,17 @@ class Ledger:
             return Standing()
         interrupted = last.event == "started"
         if (last.fingerprint, last.recipe) != (job.fingerprint, self._recipe(job)):
-            return Standing(ours=True, interrupted=interrupted)
+            return Standing(ours=last.ours, interrupted=interrupted)
         finished = last.event == "done" and self._has_files(last.files)
-        return Standing(finished, last.failure, ours=True, interrupted=interrupted)
+        return Standing(finished, last.failure, ours=last.ours, interrupted=interrupted)
+
+    def claim(self, jobs: Iterable[Job]) -> None:
+        """Hear which jobs may be started now; on a disk `started` rows are there in time."""
+
+    def is_claimed(self, job: Job) -> bool:
+        """Tell whether a target was put down by `claim`, and is for nobody else to write."""
+        del job
+        return False
 
     def is_open(self, job: Job) -> bool:
         """Tell whether a job was started, and no row says how that ended."""
@@ -165,13 +184,14 @@ class Ledger:
         seconds = {"seconds": round(outcome.seconds, 3)}
         if outcome.failure:
             return self._add("failed", job, {**outcome.failure.json(), **seconds})
-        files = [each._replace(path=self._named(each.path))._asdict() for each in outcome.files]
+        files = [each._replace(path=self._named(each.path)).json() for each in outcome.files]
         what = {
             "files": files,
             "digest": outcome.digest,
             "counts": outcome.counts,
             "lossy": outcome.lossy,
             "bytes": sum(each.size for each in outcome.files),
+            "formats": outcome.formats,
         }
         return self._add("done", job, {**what, **seconds})
 
@@ -179,7 +199,7 @@ class Ledger:
         """Add that something is no model; None if that was said before."""
         if self._skipped.get(what.path) == what.reason:
             return None
-        row = {"event": "skipped", "at": _now(), "source": what.path, "error": what.reason}
+        row = {"event": "skipped", "at": now(), "source": what.path, "error": what.reason}
         self._append(row)
         return row
 
@@ -197,9 +217,10 @@ class Ledger:
     def _add(self, event: str, job: Job, what: Row) -> Row:
         row = {
             "event": event,
-            "at": _now(),
+            "at": now(),
             "target": self._named(job.target),
             "source": job.source,
+            "source_bytes": job.nbytes,
             "fingerprint": job.fingerprint,
             "recipe": self._recipe(job),
             "version": _version(),
@@ -213,6 +234,12 @@ class Ledger:
         if row["event"] == "skipped":
             self._skipped[row["source"]] = row["error"]
             return
+        last = self._last.get(row["target"])
+        before = last.ours if last else False
+        if row["event"] == "failed" and last and last.event == "started":
+            before = last.before
+        # What a worker has refused to do has left nothing: what is there is somebody else's.
+        refused = row["event"] == "failed" and row["exit_code"] == UsageError.exit_code
         self._last[row["target"]] = _Last(
             _time(row),
             row["event"],
@@ -220,6 +247,8 @@ class Ledger:
             sys.intern(row["recipe"]),
             tuple(Output(**each) for each in row.get("files", ())),
             row if row["event"] == "failed" else None,
+            before if refused else True,
+            before,
         )
 
     def _recipe(self, job: Job) -> str:
@@ -232,6 +261,9 @@ class Ledger:
         line = json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n"
         # An interrupt is heard after the write: by then it has to be known that the row is there.
         self._keep(row)
+        self._write(line)
+
+    def _write(self, line: bytes) -> None:
         while line:
             try:
                 line = line[os.write(self._descriptor, line) :]
@@ -282,6 +314,11 @@ class Ledger:
             os.write(self._descriptor, b"\n")
 
 
+def ledger_name(part: Part | None) -> str:
+    """Return what the ledger of a part, or of the whole, is called."""
+    return f"tensorferry-ledger.{part}.jsonl" if part else LEDGER
+
+
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a ledger; lines that are none, as a crash leaves them, are passed over.
 
@@ -310,10 +347,11 @@ def all_rows(root: Path) -> Iterator[Row]:
     """
     parts = sorted(root.glob(_PARTS))
     whole = root / LEDGER
-    return _in_time([*((whole,) if whole.exists() or not parts else ()), *parts])
+    return in_time([*((whole,) if whole.exists() or not parts else ()), *parts])
 
 
-def _in_time(paths: Iterable[Path]) -> Iterator[Row]:
+def in_time(paths: Iterable[Path]) -> Iterator[Row]:
+    """Yield the rows of several ledgers in the order of their times."""
     return heapq.merge(*map(read_rows, paths), key=_time)
 
 
@@ -339,7 +377,7 @@ def merge(root: Path) -> int:
     with Ledger(root) as whole, ExitStack() as stack:
         for path in paths:
             stack.enter_context(Ledger(root, Part.of(path.name.split(".")[1])))
-        whole.add(_in_time(paths))
+        whole.add(in_time(paths))
         whole.sync()  # before the only other copy goes
         for path in paths:
             path.unlink()
@@ -360,8 +398,8 @@ def _is_row(row: Row) -> bool:
     files = row.get("files")
     return isinstance(files, list) and all(
         isinstance(each, dict)
-        and each.keys() == {*Output._fields}
-        and _has(each, str, "path", "digest")
+        and each.keys() - {"mark"} == {*Output._fields} - {"mark"}
+        and _has(each, str, "path", "digest", *({"mark"} & each.keys()))
         and _has(each, int, "size", "mtime_ns")
         for each in files
     )
@@ -378,7 +416,8 @@ def recipe_of(options: ConvertOptions) -> str:
     """
     from blake3 import blake3
 
-    text = json.dumps(_plain(options, ConvertOptions()), sort_keys=True)
+    endpoint = options.read.endpoint_url
+    text = json.dumps(_plain(options, ConvertOptions(), endpoint), sort_keys=True)
     return blake3(text.encode("ascii")).hexdigest(length=16)
 
 
@@ -389,27 +428,36 @@ def _version() -> str:
     return version("tensorferry")
 
 
-def _plain(value: Any, usual: Any) -> Any:
+def _plain(value: Any, usual: Any, endpoint: str | None) -> Any:
     """Return options as JSON values, without those that are as usual: there may be new ones."""
     if not is_dataclass(value):
         return sorted(value) if isinstance(value, frozenset) else value
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for each in fields(value):
         given, default = getattr(value, each.name), getattr(usual, each.name)
         if given == default or each.name in NO_RECIPE:
             continue
-        is_file = each.name in FILES
-        chosen[each.name] = [*map(_mark, _paths(given))] if is_file else _plain(given, default)
+        if each.name in FILES:
+            chosen[each.name] = [_mark(path, endpoint) for path in _paths(given)]
+        else:
+            chosen[each.name] = _plain(given, default, endpoint)
     return {name: each for name, each in chosen.items() if each != {}}
 
 
 def _paths(value: Any) -> list[Path]:
     given = value if isinstance(value, tuple) else (value,)
-    return [Path(each) for each in given if each is not None]
+    return [place_of(each) for each in given if each is not None]
 
 
-def _mark(path: Path) -> list[Any]:
+def _mark(path: Path, endpoint: str | None) -> list[Any]:
     """Return what changes when a file, a folder or the files of a prefix change."""
+    if is_url(path):
+        from ...converters.remote import objects_at
+
+        return [
+            str(path),
+            *([each.key, each.size, each.mark] for each in objects_at(path, endpoint)),
+        ]
     if path.is_dir():
         files = [each for each in path.rglob("*") if each.is_file()]
     else:
@@ -418,5 +466,6 @@ def _mark(path: Path) -> list[Any]:
     return [[name, state.st_size, state.st_mtime_ns] for name, state in states]
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as rows have it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

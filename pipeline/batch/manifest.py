@@ -5,8 +5,9 @@
     target = "a.safetensors"
     flags = { dtypes = ["bf16"] }      {"source": "b.h5", "flags": {"dtypes": ["bf16"]}}
 
-Sources are relative to the list's folder, targets to that of the batch. Flags are called as in a
-conversion's report (`recorded.py`) and count before those of the command line.
+Sources are relative to the list's folder, targets to that of the batch; both may be URLs, and so
+may the list. Flags are called as in a conversion's report (`recorded.py`) and count before those of
+the command line.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from ...converters.errors import CorruptFileError, NotRecognisedError, UsageError
 from ..options import ConvertOptions
 from ..recorded import with_flags
+from .places import is_url, joined
 
 __all__ = ["ENDINGS", "Entry", "read_manifest"]
 
@@ -66,9 +68,7 @@ def read_manifest(path: Path, options: ConvertOptions) -> Iterator[Entry]:
             "is no list of models", path=path, expected=f"a folder, or one of {', '.join(ENDINGS)}"
         )
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CorruptFileError("longer than any list of models", path=path)
-        text = path.read_text(encoding="utf-8")
+        text = _content(path, options.read.endpoint_url).decode()
     except OSError as error:
         raise NotRecognisedError(f"cannot be read: {error.strerror}", path=path) from error
     except UnicodeDecodeError as error:
@@ -80,6 +80,22 @@ def read_manifest(path: Path, options: ConvertOptions) -> Iterator[Entry]:
         error.path = str(path)
         error.args = (error.message,)
         raise
+
+
+def _content(path: Path, endpoint: str | None) -> bytes:
+    if not is_url(path):
+        if path.stat().st_size > MAX_BYTES:
+            raise CorruptFileError("longer than any list of models", path=path)
+        return path.read_bytes()
+    from ...converters.remote import open_place
+
+    place = open_place(str(path), endpoint)
+    listed = place.store.head(place.key)
+    if listed is None:
+        raise NotRecognisedError("does not exist", path=path)
+    if listed.size > MAX_BYTES:
+        raise CorruptFileError("longer than any list of models", path=path)
+    return bytes(place.store.get(listed, 0, listed.size)) if listed.size else b""
 
 
 def _toml(text: str) -> Iterator[tuple[str, Any]]:
@@ -132,4 +148,4 @@ def _entry(row: Any, where: str, folder: Path, options: ConvertOptions) -> Entry
     whole = flags.keys() & OF_THE_BATCH if isinstance(flags, dict) else ()
     if whole:
         raise CorruptFileError(f"`{min(whole)}` is for the whole batch", where=f"{where}: flags")
-    return Entry(folder / source, target, with_flags(options, flags, f"{where}: flags"))
+    return Entry(joined(folder, source), target, with_flags(options, flags, f"{where}: flags"))

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from string import Formatter
 
-from ...converters.errors import NotRecognisedError, UsageError
+from ...converters.errors import UsageError
 from ...converters.names import near
 from ...converters.registry import Format, format_for_target, format_named
 from ..convert import ConvertOptions
-from .discovery import Found, discover, found_at
+from .discovery import Found, discover
+from .finding import Finder
 from .jobs import BatchPlan, Job
 from .manifest import Entry, read_manifest
+from .places import inside, is_url, place_of, resolved
 
 __all__ = ["NAME", "plan_jobs", "plan_list"]
 
@@ -30,8 +32,8 @@ def plan_jobs(
     """Find the models below a folder, and say what each becomes; opens none of them.
 
     Args:
-        root: the folder of the models.
-        target: the folder to make or to add to; what lies in it is no source.
+        root: the folder of the models, or its URL (`place_of`).
+        target: the folder to make or to add to, or its URL; what lies in it is no source.
         options: how to convert, the target format among it.
         name: template of the path of each target inside of `target`.
         latest: of models that differ in the step alone, take the one of the highest.
@@ -40,15 +42,18 @@ def plan_jobs(
         UsageError: no format is given, or one that needs more than weights; the template is none;
             two models would become one file; source and target are the same folder.
         NotRecognisedError: there is no such folder.
+        ConvertError: the store cannot be reached, or access is denied.
     """
     writer = _writer(options)
     _check_template(name)
-    if root.resolve() == target.resolve():
+    if resolved(root) == resolved(target):
         raise UsageError(
             "source and target are the same folder", path=root,
             hint="choose another target: what is written would be found as a source",
         )  # fmt: skip
-    found, skipped = discover(root, without={target.resolve()}, latest=latest)
+    endpoint = options.read.endpoint_url
+    without = {resolved(target)}
+    found, skipped = discover(root, without=without, latest=latest, endpoint=endpoint)
     jobs = [
         Job(
             source=str(each.path),
@@ -60,7 +65,7 @@ def plan_jobs(
         for each in found
     ]
     _check_collisions(jobs)
-    return BatchPlan(tuple(jobs), tuple(skipped))
+    return BatchPlan(tuple(jobs), tuple(skipped), endpoint)
 
 
 def plan_list(path: Path, target: Path, options: ConvertOptions, *, name: str = NAME) -> BatchPlan:
@@ -69,8 +74,8 @@ def plan_list(path: Path, target: Path, options: ConvertOptions, *, name: str = 
     A model that is not there is a job too, and fails as one.
 
     Args:
-        path: the list; see `manifest.py`.
-        target: the folder to make or to add to.
+        path: the list, or its URL; see `manifest.py`.
+        target: the folder to make or to add to, or its URL.
         options: how to convert those of which the list says nothing else.
         name: template of the targets that the list does not name.
 
@@ -78,26 +83,38 @@ def plan_list(path: Path, target: Path, options: ConvertOptions, *, name: str = 
         UsageError: as `plan_jobs`; or a flag of one model is for the whole batch.
         CorruptFileError: it is no list of models.
         NotRecognisedError: it cannot be read.
+        ConvertError: a store cannot be reached, or access is denied.
     """
     _check_template(name)
-    entries = read_manifest(path, options)
-    jobs = [_listed(each, path, target, name, options.target_format) for each in entries]
+    entries = [*read_manifest(path, options)]
+    find = Finder((each.source for each in entries), options.read.endpoint_url)
+    usual = options.target_format
+    jobs = [_listed(each, find(each.source), path, target, name, usual) for each in entries]
     _check_collisions(jobs)
-    return BatchPlan(tuple(jobs), ())
+    return BatchPlan(tuple(jobs), (), options.read.endpoint_url)
 
 
-def _listed(entry: Entry, path: Path, target: Path, name: str, usual: str | None) -> Job:
+def _listed(
+    entry: Entry, found: Found | None, path: Path, target: Path, name: str, usual: str | None
+) -> Job:
     flags = replace(entry.flags, target_format=_format(entry, usual))
     writer = _writer(flags)
-    try:
-        found = found_at(entry.source)
-    except NotRecognisedError:
-        found = Found(entry.source, entry.source.name, 0, "")
+    found = found or Found(entry.source, entry.source.name, 0, "")
     if entry.target is None:
-        inside = _path(found, path.parent, writer, name)
+        own = _path(found, _root_of(found, path.parent), writer, name)
     else:
-        inside = _inside(entry.target, str(entry.source))
-    return Job(str(found.path), str(target / inside), found.nbytes, found.fingerprint, flags)
+        own = _inside(inside(target, entry.target), str(entry.source))
+    return Job(str(found.path), str(target / own), found.nbytes, found.fingerprint, flags)
+
+
+def _root_of(found: Found, folder: Path) -> Path:
+    """Return what the target of a listed model mirrors: the list's folder, or that of its store."""
+    if is_url(found.path) == is_url(folder) and str(found.path).startswith(f"{folder}/"):
+        return folder
+    if not is_url(found.path):
+        return folder
+    scheme, _, rest = str(found.path).partition("://")
+    return place_of(f"{scheme}://{rest.partition('/')[0]}")
 
 
 def _format(entry: Entry, usual: str | None) -> str | None:
@@ -154,11 +171,11 @@ def _path(found: Found, root: Path, writer: Format, name: str) -> Path:
     Raises:
         UsageError: that would lie outside of it.
     """
-    inside = os.path.relpath(found.path, root)
-    parent, own = os.path.split(inside)
+    below = os.path.relpath(found.path, root)
+    parent, own = os.path.split(below)
     stem = found.stem
-    if inside == os.curdir:  # the root itself is a model
-        parent, own = "", root.resolve().name
+    if below == os.curdir:  # the root itself is a model
+        parent, own = "", resolved(root).name
         stem = own
     text = name.format(
         parent=parent or os.curdir,
@@ -167,7 +184,7 @@ def _path(found: Found, root: Path, writer: Format, name: str) -> Path:
         step="" if found.step is None else found.step,
         ending=writer.extensions[0],
     )
-    return _inside(text, inside)
+    return _inside(text, below)
 
 
 def _inside(text: str, model: str) -> Path:

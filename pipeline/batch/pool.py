@@ -13,8 +13,10 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -22,7 +24,9 @@ from contextlib import suppress
 from multiprocessing.connection import Pipe, wait
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["LocalExecutor", "WorkerError"]
+from .worker import SHARE
+
+__all__ = ["EndingExecutor", "LocalExecutor", "LostError", "WorkerError"]
 
 # Not the current folder first on the path (-P): what is to be converted may lie there.
 START = "from tensorferry.pipeline.batch.worker import main; main()"
@@ -47,10 +51,32 @@ class WorkerError(Exception):
         super().__init__(f"worker {pid} has ended: {reason}")
 
 
+class LostError(Exception):
+    """No worker of a cluster could make a call.
+
+    Args:
+        what: the reason.
+        again: whether another attempt may do.
+    """
+
+    def __init__(self, what: str, *, again: bool) -> None:
+        self.again = again
+        super().__init__(what)
+
+
+class EndingExecutor(Executor, ABC):
+    """An executor whose calls can be ended."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End all calls at once, whatever they are at; returns when that is done."""
+
+
 class _Call(NamedTuple):
     future: Future[Any]
     pickled: bytes
     seconds: float | None
+    arguments: tuple[Any, ...]
 
 
 class _Worker:
@@ -59,20 +85,24 @@ class _Worker:
     def __init__(self, memory: int) -> None:
         self.connection, theirs = Pipe()
         life, self._life = os.pipe()
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        told = self._told.fileno()
         with theirs:
-            words = [str(theirs.fileno()), str(life), str(memory)]
+            words = [str(theirs.fileno()), str(life), str(told), str(memory)]
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", START, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # data of ours goes there, and nothing that a library prints
-                pass_fds=(theirs.fileno(), life),
+                pass_fds=(theirs.fileno(), life, told),
                 process_group=0,
             )
         os.close(life)
         self.call: _Call | None = None
         self.deadline = float("inf")
+        self.ended = False
 
     def start(self, call: _Call) -> None:
+        os.ftruncate(self._told.fileno(), 0)
         self.call = call
         self.deadline = time.monotonic() + call.seconds if call.seconds else float("inf")
         with suppress(OSError):  # it has died: waiting for the answer will tell
@@ -87,10 +117,21 @@ class _Worker:
 
     def end(self) -> int:
         """Close the pipe, which an idle worker takes as its end; return what ended it."""
+        self.ended = True
         self.connection.close()
         code = self._process.wait()
         os.close(self._life)
+        self._told.close()
         return max(-code, 0)
+
+    def share(self) -> float | None:
+        """Return how far it is with its call, from 0 to 1; None if it has not told."""
+        try:
+            told = os.pread(self._told.fileno(), SHARE.size, 0)
+        except (OSError, ValueError):  # it has just ended
+            return None
+        done, total = SHARE.unpack(told) if len(told) == SHARE.size else (0, 0)
+        return min(done / total, 1.0) if total else None
 
     @property
     def pid(self) -> int:
@@ -101,7 +142,7 @@ class _Worker:
             self._process.kill()
 
 
-class LocalExecutor(Executor):
+class LocalExecutor(EndingExecutor):
     """A pool of processes. What a call, its arguments and its result are made of is pickled.
 
     Args:
@@ -130,7 +171,8 @@ class LocalExecutor(Executor):
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Have a worker call a function; a worker that dies raises WorkerError in the future."""
         future: Future[Result] = Future()
-        call = _Call(future, pickle.dumps((fn, args, kwargs)), self._seconds(*args, **kwargs))
+        pickled = pickle.dumps((fn, args, kwargs))
+        call = _Call(future, pickled, self._seconds(*args, **kwargs), args)
         with self._lock:
             if self._closing:
                 raise RuntimeError("the pool was shut down")
@@ -140,6 +182,12 @@ class LocalExecutor(Executor):
                 self._thread.start()
         self._ring()
         return future
+
+    def warm_up(self, most: int) -> None:
+        """Start processes before there is something to do, while others are still busy."""
+        with self._lock, suppress(OSError):
+            while self._thread is None and len(self._workers) < min(most, self._size):
+                self._workers.append(_Worker(self._memory))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the workers when all are done."""
@@ -152,7 +200,9 @@ class LocalExecutor(Executor):
             if call.future.cancel():
                 call.future.set_running_or_notify_cancel()  # those who wait for it hear it then
         self._ring()
-        if wait and self._thread:
+        if self._thread is None:
+            self._end_idle()
+        elif wait:
             self._thread.join()
 
     def kill(self) -> None:
@@ -163,6 +213,11 @@ class LocalExecutor(Executor):
     def pids(self) -> list[int]:
         """Return the process numbers of the workers that are at something."""
         return [worker.pid for worker in list(self._workers) if worker.call]
+
+    def shares(self) -> list[tuple[tuple[Any, ...], float]]:
+        """Return the arguments of each call that has told how far it is, and how far: 0 to 1."""
+        calls = [(worker.call, worker.share()) for worker in list(self._workers)]
+        return [(call.arguments, share) for call, share in calls if call and share is not None]
 
     def _ring(self) -> None:
         with suppress(OSError):  # it has ended already
@@ -191,11 +246,16 @@ class LocalExecutor(Executor):
             if worker.call:
                 worker.kill()
                 self._bury(worker)
-            else:
-                worker.end()
-        self._workers.clear()
+        self._end_idle()
         self._bell.close()
         self._ringer.close()
+
+    def _end_idle(self) -> None:
+        """End all workers; those that were at something have been ended already."""
+        for worker in self._workers:
+            if not worker.ended:
+                worker.end()
+        self._workers.clear()
 
     def _assign(self) -> None:
         """Give waiting calls to idle workers, and to new ones while there are not enough."""

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
 
+from ...converters.errors import printable
 from ..console import Console, human
+from .history import formats_of
 from .ledger import Row
 from .run import BatchListener, Totals
+from .screen import BatchScreen, clock, of_all
 from .status import failure_lines
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 __all__ = ["BatchConsole", "EventStream", "summary_lines"]
 
 # Between two plain lines.
 LINE_SECONDS = 5.0
+# Told at the end: so many models that took longest, if they took that long.
+SLOWEST, SLOW_SECONDS = 3, 1.0
 
 
 class BatchConsole(BatchListener):
@@ -29,15 +30,20 @@ class BatchConsole(BatchListener):
         console: what prints the lines.
         quiet: print failures only.
         verbose: print a line for every model.
+
+    Attributes:
+        shares: returns by source how far the models are, from 0 to 1, as far as that is known.
     """
 
     def __init__(self, console: Console, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.shares: Callable[[], Mapping[str, float]] = dict
         self._console = console
         self._quiet = quiet
         self._verbose = verbose
         self._began = self._told = time.monotonic()
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._screen: BatchScreen | None = None
+        self._sums: dict[str, list[int]] = {}  # by formats: models, bytes before and after
+        self._slowest: list[tuple[float, str]] = []
 
     def began(self, totals: Totals) -> None:
         """Say what there is to do, and show a bar where somebody is looking."""
@@ -48,10 +54,15 @@ class BatchConsole(BatchListener):
         unchanged = f", {totals.unchanged} are there already" if totals.unchanged else ""
         self._console.say(f"{_counted(totals.models)} found{unchanged}")
         if todo and sys.stderr.isatty():
-            self._start_bar(totals)
+            self._screen = BatchScreen(self.shares)
+            self._screen.start(totals)
 
     def changed(self, row: Row, totals: Totals) -> None:
         """Print a failure; with `verbose`, anything."""
+        if self._screen is not None:
+            self._screen.changed(row, totals)
+        if row["event"] == "done":
+            self._count(row)
         if row["event"] == "failed":
             for line in failure_lines(row):
                 self._print(line)
@@ -64,65 +75,54 @@ class BatchConsole(BatchListener):
         self.waited(totals)
 
     def waited(self, totals: Totals) -> None:
-        """Move the bar, or print a line if the last one is old."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task,
-                completed=totals.source_bytes,
-                models=_of_all(totals),
-                failed=totals.failed,
-            )
-        elif not self._quiet and time.monotonic() - self._told >= LINE_SECONDS:
+        """Print a line if the last one is old, where nothing moves."""
+        if self._screen is not None or self._quiet:
+            return
+        if time.monotonic() - self._told >= LINE_SECONDS:
             self._told = time.monotonic()
             self._console.say(", ".join(self._parts(totals)))
 
     def ended(self, totals: Totals) -> None:
         """Take the bar away, and print the table."""
-        if self._bar is not None:
-            self._bar.stop()
-        for line in () if self._quiet else summary_lines(totals):
+        if self._screen is not None:
+            self._screen.stop()
+        if self._quiet:
+            return
+        *counts, written = summary_lines(totals)
+        for line in (*counts, *self._details(), written):
             self._console.say(line)
 
+    def _count(self, row: Row) -> None:
+        total = self._sums.setdefault(formats_of(row), [0, 0, 0])
+        for at, value in enumerate((1, row.get("source_bytes", 0), row["bytes"])):
+            total[at] += value
+        if row["seconds"] >= SLOW_SECONDS:
+            self._slowest = sorted([*self._slowest, (row["seconds"], row["target"])])[-SLOWEST:]
+
+    def _details(self) -> Iterator[str]:
+        """Yield what came of which formats, where there were several, and what took longest."""
+        for formats, (count, before, after) in sorted(self._sums.items()):
+            if len(self._sums) > 1:
+                yield f"  {formats}: {count:,}, {human(before)} to {human(after)}"
+        for seconds, target in reversed(self._slowest):
+            yield f"  slowest: {target}: {seconds:.1f} s"
+
     def _print(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if self._screen is not None:
+            self._screen.print(printable(line))
         else:
             self._console.say(line)
 
     def _parts(self, totals: Totals) -> Iterator[str]:
         seconds = max(time.monotonic() - self._began, 1e-9)
-        yield _of_all(totals)
+        yield of_all(totals)
         yield f"{totals.failed} failed"
         yield f"{totals.done / seconds:.3g} models/s"
         rate = totals.source_bytes / seconds
         yield f"{human(rate)}/s"
         if rate:
             left = (totals.source_total - totals.source_bytes) / rate
-            yield f"{_clock(left)} left"
-
-    def _start_bar(self, totals: Totals) -> None:
-        from rich.console import Console as Terminal
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        self._bar = Progress(
-            BarColumn(),
-            TextColumn("{task.fields[models]}"),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[failed]} failed"),
-            console=Terminal(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task(
-            "", total=totals.source_total, models=_of_all(totals), failed=totals.failed
-        )
-        self._bar.start()
+            yield f"{clock(left)} left"
 
 
 class EventStream(BatchListener):
@@ -165,18 +165,8 @@ def summary_lines(totals: Totals) -> Iterator[str]:
     yield f"{human(totals.nbytes)} written in {totals.seconds:.2f} s ({rate}/s)"
 
 
-def _of_all(totals: Totals) -> str:
-    return f"{totals.ended} of {_counted(totals.models)}"
-
-
 def _counted(models: int) -> str:
     return f"{models} model{'' if models == 1 else 's'}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _print_json(content: Row) -> None:

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import time
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,12 +19,13 @@ from ...converters.errors import ConvertError, CorruptFileError
 from ...converters.staging import remove_stale
 from .jobs import BatchPlan, Job
 from .ledger import Ledger, Row
-from .pool import LocalExecutor, WorkerError
+from .places import is_url, litter_of
+from .pool import EndingExecutor, LocalExecutor, LostError, WorkerError
 from .work import BUG, Failure, Outcome, out_of_memory, work
 
 __all__ = [
     "MEMORY_BYTES", "BatchListener", "BatchOptions", "Totals", "default_workers", "local_executor",
-    "run_batch",
+    "run_batch", "time_limit",
 ]  # fmt: skip
 
 # Of a worker: far more than any model needs of which one tensor at most is in memory.
@@ -41,14 +43,15 @@ class BatchOptions:
     """How a batch is run; nothing of it changes an output.
 
     Attributes:
-        jobs: how many models are being converted at a time.
+        jobs: how many models are given out at a time; a function is asked again and again, for
+            workers that come and go.
         bytes_at_a_time: of the sources of those; a larger one is converted alone.
         retry_failed: try again what failed before, though nothing has changed.
         attempts: how often a model is tried when disk or network fail, or its worker is killed.
         patience: seconds before the second attempt; four times as long before each further one.
     """
 
-    jobs: int = 1
+    jobs: int | Callable[[], int] = 1
     bytes_at_a_time: int | None = None
     retry_failed: bool = False
     attempts: int = 3
@@ -116,11 +119,16 @@ def local_executor(jobs: int, memory: int = 0, seconds: float | None = None) -> 
         memory: bytes that each may take; 0 for no limit.
         seconds: the limit of time; None for one that rises with the size of a model.
     """
+    return LocalExecutor(jobs, memory=memory, seconds=time_limit(seconds))
+
+
+def time_limit(seconds: float | None = None) -> Callable[[Job], float]:
+    """Return what tells how long a job may take: so long, or by the size of its model."""
 
     def limit(job: Job) -> float:
         return seconds or LEAST_SECONDS + job.nbytes / BYTES_PER_SECOND
 
-    return LocalExecutor(jobs, memory=memory, seconds=limit)
+    return limit
 
 
 def run_batch(
@@ -135,8 +143,9 @@ def run_batch(
     Args:
         plan: what there is to do.
         ledger: what was done; rows are added.
-        executor: what does it; any will do that can be given `work` and a `Job`. It is not shut
-            down, but an interrupt ends the workers of a `LocalExecutor`.
+        executor: what does it; any will do that can be given `work` and a `Job`, which may be
+            done twice if it loses workers. It is not shut down, but an interrupt ends what an
+            `EndingExecutor` is at.
         options: how.
         listener: hears how it goes on.
 
@@ -144,7 +153,7 @@ def run_batch(
         What it has come to. Models that failed are no exception.
 
     Raises:
-        ConvertError: the ledger cannot be written.
+        ConvertError: the ledger cannot be written, or the executor has come to its end.
     """
     batch = _Batch(ledger, executor, options or BatchOptions(), listener or BatchListener())
     return batch.run(plan)
@@ -170,6 +179,7 @@ class _Batch:
     ) -> None:
         self._ledger = ledger
         self._executor = executor
+        self._local = isinstance(executor, LocalExecutor)
         self._options = options
         self._listener = listener
         self._totals = Totals()
@@ -218,6 +228,7 @@ class _Batch:
                 failed.append(standing.failure)
             else:
                 todo.append(_for_worker(job, ours=standing.ours))
+        self._ledger.claim(todo)
         # Largest first, so that no long one is left at the end; taken from the end.
         todo.sort(key=lambda job: job.nbytes)
         totals.source_total = sum(job.nbytes for job in todo)
@@ -228,17 +239,32 @@ class _Batch:
                 self._tell(row)
 
     def _start_some(self) -> None:
-        while len(self._running) < self._options.jobs:
+        jobs = self._options.jobs
+        limit = jobs if isinstance(jobs, int) else jobs()
+        while len(self._running) < limit:
             turn = self._next()
             if turn is None:
                 return
             self._folders.about_to_write(turn.job)
             self._starting = turn
             self._tell(self._ledger.started(turn.job, turn.attempt))
-            future = self._executor.submit(work, turn.job)
+            future = self._executor.submit(work, self._given(turn.job))
             self._running[future] = turn
             self._starting = None
             future.add_done_callback(self._ended.put)
+
+    def _given(self, job: Job) -> Job:
+        """Return a job as a worker gets it."""
+        if self._local:
+            return job
+        # Workers elsewhere may be lost, and nobody here hears of it: somebody else may be given
+        # the job then, and finds what the first one has written.
+        self._folders.littered(job)
+        return _for_worker(job, ours=True) if self._is_free(job) else job
+
+    def _is_free(self, job: Job) -> bool:
+        """Tell whether nobody else has written the target, as far as it was looked."""
+        return self._folders.is_free(job) or self._ledger.is_claimed(job)
 
     def _next(self) -> _Turn | None:
         """Take the largest job that fits beside those that are running; alone, any fits."""
@@ -291,8 +317,13 @@ class _Batch:
             return future.result()
         except WorkerError as error:
             self._folders.littered(job)
-            self._folders.remove_stale()
+            if self._local:
+                self._folders.remove_stale()
             return Outcome(0.0, _failure(job, error))
+        except LostError as error:
+            return Outcome(0.0, Failure(f"{job.source}: {error}", None, BUG, error.again))
+        except ConvertError:  # of the executor; what `work` raises is in its outcome
+            raise
         except MemoryError:
             return Outcome(0.0, out_of_memory(job))
         except Exception as error:  # of a foreign executor, which may have lost a worker
@@ -301,7 +332,7 @@ class _Batch:
 
     def _stop(self) -> None:
         """End what is running, and write that down; what cannot be ended is waited for."""
-        if isinstance(self._executor, LocalExecutor):
+        if isinstance(self._executor, EndingExecutor):
             self._executor.kill()
         # Not for those that could be cancelled: whoever waits for one may wait for ever.
         wait([future for future in self._running if not future.cancel()])
@@ -328,22 +359,33 @@ class _Folders:
 
     def __init__(self) -> None:
         self._known: set[Path] = set()
+        self._names: dict[Path, list[str] | None] = {}
         self._new: list[Path] = []
         self._littered: set[Path] = set()
 
     def about_to_write(self, job: Job) -> None:
         """Take note of the folders that are going to be made for a target."""
         folder = Path(job.target).parent
-        if folder in self._known:
+        if folder in self._names or is_url(job.target):
             return
         above = [folder, *folder.parents]
         missing = [each for each in above if each not in self._known and not each.exists()]
+        self._names[folder] = [] if folder in missing else _names(folder)
         self._new += reversed(missing)
         self._known.update(above)
 
+    def is_free(self, job: Job) -> bool:
+        """Tell whether no name was there that begins as a target's does, before it was written."""
+        target = Path(job.target)
+        names = self._names.get(target.parent)
+        if names is None:
+            return False
+        index = bisect_left(names, target.stem)
+        return index == len(names) or not names[index].startswith(target.stem)
+
     def littered(self, job: Job) -> None:
         """Take note that a killed process may have left something beside a target."""
-        self._littered.add(Path(job.target).parent)
+        self._littered.update(litter_of(job))
 
     def remove_stale(self) -> None:
         """Remove what killed processes have left."""
@@ -355,6 +397,14 @@ class _Folders:
         for folder in reversed(self._new):
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _names(folder: Path) -> list[str] | None:
+    """Return the names in a folder, sorted; None if they cannot be known."""
+    try:
+        return sorted(each.name for each in folder.iterdir())
+    except OSError:
+        return None
 
 
 def _for_worker(job: Job, *, ours: bool) -> Job:

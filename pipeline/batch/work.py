@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...converters.errors import ConvertError, CorruptFileError, UsageError
 from ...converters.staging import target_error
-from ..convert import convert
+from ..convert import Listener, convert
 from ..digest_file import model_digest
 from .jobs import Job
+from .places import is_url
+from .worker import tell
 
 if TYPE_CHECKING:
+    from ...converters.output import Plan
     from ..report import Report
 
 __all__ = ["BUG", "Failure", "Outcome", "Output", "file_digest", "out_of_memory", "work"]
@@ -39,14 +42,20 @@ class Output(NamedTuple):
     Attributes:
         path: where it is.
         size: in bytes.
-        mtime_ns: when it was written.
+        mtime_ns: when it was written; 0 in a store.
         digest: BLAKE3 of its bytes.
+        mark: of an object in a store: what changes when it does; empty if unknown.
     """
 
     path: str
     size: int
     mtime_ns: int
     digest: str
+    mark: str = ""
+
+    def json(self) -> dict[str, Any]:
+        """Return it as JSON values; only what is in a store has a mark."""
+        return {name: each for name, each in self._asdict().items() if name != "mark" or each}
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ class Outcome:
         digest: of the whole model, where every tensor was verified.
         counts: number of tensors by what became of them.
         lossy: whether the target holds less than the source.
+        formats: names of those that were read and written.
     """
 
     seconds: float
@@ -89,6 +99,23 @@ class Outcome:
     digest: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     lossy: bool = False
+    formats: tuple[str, str] = ("", "")
+
+
+class _Teller(Listener):
+    """Tells how far a conversion is: bytes written, and read back if they are verified."""
+
+    def __init__(self, *, verify: bool) -> None:
+        self._passes = 1 + verify
+        self._total = self._done = 0
+
+    def started(self, plan: Plan) -> None:
+        self._total = plan.size * self._passes
+        self._done = 0
+
+    def advanced(self, nbytes: int) -> None:
+        self._done += nbytes
+        tell(self._done, self._total)
 
 
 def work(job: Job) -> Outcome:
@@ -99,8 +126,9 @@ def work(job: Job) -> Outcome:
     """
     began = time.perf_counter()
     try:
-        _make_folder(Path(job.target).parent, fsync=job.flags.fsync)
-        report = convert(job.source, job.target, job.flags)
+        if not is_url(job.target):
+            _make_folder(Path(job.target).parent, fsync=job.flags.fsync)
+        report = convert(job.source, job.target, job.flags, _Teller(verify=job.flags.verify))
         files = tuple(_outputs(report))
     except ConvertError as error:
         code = error.exit_code
@@ -113,7 +141,8 @@ def work(job: Job) -> Outcome:
     else:
         digest = model_digest(report.digests) if job.flags.verify else None
         seconds = time.perf_counter() - began
-        return Outcome(seconds, None, files, digest, report.counts, report.lossy)
+        formats = (report.source.format, report.plan.format)
+        return Outcome(seconds, None, files, digest, report.counts, report.lossy, formats)
     return Outcome(time.perf_counter() - began, failure)
 
 
@@ -135,6 +164,10 @@ def file_digest(path: Path) -> str:
 
 
 def _outputs(report: Report) -> Iterator[Output]:
+    if is_url(report.target):
+        for (stored, digest), file in zip(report.sent, report.plan.files, strict=True):
+            yield Output(str(file.path), stored.size, 0, digest, stored.mark)
+        return
     for file in report.plan.files:
         try:
             state = file.path.stat()
@@ -171,6 +204,8 @@ def _is_transient(error: BaseException) -> bool:
     reason: BaseException | None = error
     while reason is not None:
         if isinstance(reason, OSError) and reason.errno in TRANSIENT:
+            return True
+        if isinstance(reason, ConvertError) and reason.transient:
             return True
         reason = reason.__cause__
     return False

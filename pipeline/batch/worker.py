@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import pickle
 import resource
 import select
+import struct
 import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["SHARE", "main", "tell"]
+
+# How much is done, and of how much.
+SHARE = struct.Struct("=QQ")
+
+# Objects that have come and not gone before the next search for cycles; tens of MB at most.
+GARBAGE = 100_000
 
 
 def main() -> None:
     """Do what comes in until the parent closes the pipe; called by the pool in a new process.
 
-    The command line gives the descriptor of the pipe, that of the life line, and the most memory
-    in bytes, 0 for no limit.
+    The command line gives the descriptors of the pipe, of the life line and of the file in which
+    to tell how far a call is, and the most memory in bytes, 0 for no limit.
     """
-    calls, life, memory = map(int, sys.argv[1:4])
+    calls, life, _Told.descriptor, memory = map(int, sys.argv[1:5])
     _die_with_parent(life)
     _limit(memory)
+    _prepare()
     with Connection(calls) as connection:
         _serve(connection)
+
+
+class _Told:
+    """Where a worker process tells how far it is; in no other process is there such a place."""
+
+    descriptor: int | None = None
+
+
+def tell(done: int, total: int) -> None:
+    """Tell whoever watches the pool how far the call is; elsewhere than in a worker, nobody."""
+    if _Told.descriptor is not None:
+        os.pwrite(_Told.descriptor, SHARE.pack(done, total), 0)
 
 
 def _serve(connection: Connection) -> None:
@@ -65,6 +86,19 @@ def _die_with_parent(life: int) -> None:
     gone.register(life, select.POLLHUP)
     if gone.poll(0):
         sys.exit()
+
+
+def _prepare() -> None:
+    """Import what every model needs, perhaps while there is nothing to do yet.
+
+    Cycles are looked for rarely, and never in what was imported: that took a tenth of small models.
+    """
+    from ...converters.registry import all_formats
+    from . import work  # noqa: F401 - it tells this module how far it is
+
+    all_formats()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
 
 
 def _limit(memory: int) -> None:

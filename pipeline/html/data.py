@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..diff import Difference
     from ..stats import Stats
 
-__all__ = ["diff_data", "facts", "inspect_data"]
+__all__ = ["coded", "diff_data", "facts", "inspect_data", "sparse"]
 
 DIGITS = 6  # of a number that is shown; nobody reads more in a report
 MAX_FACTS = 200
@@ -47,7 +47,7 @@ def inspect_data(
         "tensors": {
             **_identity(tensors, names),
             **_specs([tensors[name] for name in names]),
-            "error": _sparse(_broken(tensors, name) for name in names),
+            "error": sparse(_broken(tensors, name) for name in names),
         },
         "stats": _stats([stats.get(name) for name in names]) if stats else None,
         "findings": [_finding(each, numbers) for each in findings],
@@ -65,17 +65,17 @@ def diff_data(first: TensorDict, second: TensorDict, differences: Sequence[Diffe
         "separator": _separator(names),
         "tensors": {
             "name": list(map(printable, names)),
-            "role": _coded(
+            "role": coded(
                 (first if each.name in first else second).origin(each.name).role.value
                 for each in differences
             ),
             **_specs(shown),
-            "dtypeB": _coded(right.spec.dtype.label if right else None for _, right in both),
+            "dtypeB": coded(right.spec.dtype.label if right else None for _, right in both),
             "shapeB": [list(right.spec.shape) if right else None for _, right in both],
-            "other": _sparse(each.other and printable(each.other) for each in differences),
-            "axes": _sparse(each.axes and list(each.axes) for each in differences),
-            "text": _sparse(printable(each.text) or None for each in differences),
-            "verdict": _coded(each.verdict.value for each in differences),
+            "other": sparse(each.other and printable(each.other) for each in differences),
+            "axes": sparse(each.axes and list(each.axes) for each in differences),
+            "text": sparse(printable(each.text) or None for each in differences),
+            "verdict": coded(each.verdict.value for each in differences),
             **{one: [_number(getattr(each, one)) for each in differences] for one in measures},
         },
         "stats": None,
@@ -130,14 +130,14 @@ def _identity(tensors: TensorDict, names: Sequence[str]) -> Columns:
     origins = [tensors.origin(name) for name in names]
     return {
         "name": list(map(printable, names)),
-        "key": _sparse(
+        "key": sparse(
             printable(origin.key) if origin.key != name else None
             for name, origin in zip(names, origins, strict=True)
         ),
-        "role": _coded(origin.role.value for origin in origins),
-        "owner": _sparse(origin.owner and printable(origin.owner) for origin in origins),
-        "slot": _sparse(origin.slot and printable(origin.slot) for origin in origins),
-        "trainable": _coded(
+        "role": coded(origin.role.value for origin in origins),
+        "owner": sparse(origin.owner and printable(origin.owner) for origin in origins),
+        "slot": sparse(origin.slot and printable(origin.slot) for origin in origins),
+        "trainable": coded(
             None if origin.trainable is None else ("no", "yes")[origin.trainable]
             for origin in origins
         ),
@@ -146,7 +146,7 @@ def _identity(tensors: TensorDict, names: Sequence[str]) -> Columns:
 
 def _specs(tensors: Sequence[Tensor | None]) -> Columns:
     return {
-        "dtype": _coded(each.spec.dtype.label if each else None for each in tensors),
+        "dtype": coded(each.spec.dtype.label if each else None for each in tensors),
         "shape": [list(each.spec.shape) if each else None for each in tensors],
         "bytes": [each.nbytes if each else 0 for each in tensors],
         "size": [each.spec.size if each else 0 for each in tensors],
@@ -174,7 +174,7 @@ def _stats(stats: Sequence[Stats | None]) -> Columns:
         ],
         "counts": [list(each.counts) if each and each.counts else None for each in stats],
         # Bars are equally wide as a rule; then the ends, which are there already, tell the rest.
-        "edges": _sparse(_uneven(each) if each else None for each in stats),
+        "edges": sparse(_uneven(each) if each else None for each in stats),
     }
 
 
@@ -215,13 +215,13 @@ def _number(value: float | None) -> float | int | str | None:
     return int(short) if short.is_integer() and abs(short) < 10**DIGITS else short
 
 
-def _coded(values: Iterable[str | None]) -> Columns:
+def coded(values: Iterable[str | None]) -> Columns:
     """Return texts of which there are few: each once, and by number which it is; None is -1."""
     codes: dict[str, int] = {}
     listed = [-1 if each is None else codes.setdefault(each, len(codes)) for each in values]
     return {"texts": list(codes), "codes": listed}
 
 
-def _sparse(values: Iterable[object]) -> Columns:
+def sparse(values: Iterable[object]) -> Columns:
     """Return those that are there, by their number."""
     return {str(number): value for number, value in enumerate(values) if value}

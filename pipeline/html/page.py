@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from ..diff import Difference
     from ..stats import Stats
 
-__all__ = ["diff_page", "inspect_page", "write_page"]
+__all__ = ["diff_page", "inspect_page", "installed", "render", "write_page"]
 
 # In this order: each uses what those before it define.
-SCRIPTS = ("core", "table", "details", "plots", "main")
+SCRIPTS = ("basics", "core", "table", "details", "plots", "main")
 MAX_NOTES = 100
 _HERE = Path(__file__).parent
 
@@ -118,7 +119,24 @@ def write_page(path: Path, page: str) -> None:
 
 
 def _page(template: str, data: Mapping[str, Any], **words: Any) -> str:
-    jinja2, plotly = _libraries()
+    library = installed("plotly.offline").get_plotlyjs()
+    return render(
+        template,
+        scripts=SCRIPTS,
+        library=_packed(library),
+        library_hash=_hash(library),
+        data=_embedded(data),
+        **words,
+    )
+
+
+def render(template: str, *, scripts: Sequence[str], **words: Any) -> str:
+    """Return a page made of a template, our style, and scripts of ours in the order given.
+
+    Raises:
+        UsageError: the libraries of the extra `report` are not installed.
+    """
+    jinja2 = installed("jinja2")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -127,33 +145,35 @@ def _page(template: str, data: Mapping[str, Any], **words: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["human"] = human
-    library, script = plotly.offline.get_plotlyjs(), _script()
+    script = _script(scripts)
+    hashes = [_hash(script), *filter(None, [words.get("library_hash")])]
     page: str = environment.get_template(template).render(
         version=version("tensorferry"),
-        hashes=[_hash(script), _hash(library)],
+        hashes=hashes,
         style=(_HERE / "assets" / "report.css").read_text(encoding="utf-8"),
         script=script,
-        library=_packed(library),
-        data=_embedded(data),
         **words,
     )
     return page
 
 
-def _libraries() -> tuple[Any, Any]:
+def installed(name: str) -> Any:
+    """Return a library of the extra `report`.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
-        import jinja2
-        import plotly.offline
+        return import_module(name)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"an HTML report needs {error.name}, which is not installed",
             hint="install the extra: pip install 'tensorferry[report]'",
         ) from error
-    return jinja2, plotly
 
 
-def _script() -> str:
-    parts = [(_HERE / "assets" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+def _script(names: Sequence[str]) -> str:
+    parts = [(_HERE / "assets" / f"{name}.js").read_text(encoding="utf-8") for name in names]
     return '(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n"
 
 

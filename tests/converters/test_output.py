@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorferry.converters.checksums import Algorithm, Checksum
+from tensorferry.converters.copier import PIECE_BYTES, THREAD_FLOOR_BYTES
 from tensorferry.converters.digests import digest
 from tensorferry.converters.dtypes import DType
 from tensorferry.converters.errors import CorruptFileError, TargetError
 from tensorferry.converters.output import (
-    PIECE_BYTES,
-    THREAD_FLOOR_BYTES,
     Literal,
     Placement,
     Plan,

@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorferry.converters.containers.wire import message
-from tensorferry.converters.output import PIECE_BYTES, write_plan
+from tensorferry.converters.copier import PIECE_BYTES
+from tensorferry.converters.output import write_plan
 from tensorferry.converters.registry import WriteOptions, all_formats, format_named
 from tensorferry.converters.testing.contracts import Values, listing, tensors_of
 
 # Runs all cases in one process, with threads for small files too.
 PROGRAM = """
 import json, sys
-from tensorferry.converters import output
+from tensorferry.converters import copier
 from tensorferry.pipeline.cli import app
-output.THREAD_FLOOR_BYTES = 0
+copier.THREAD_FLOOR_BYTES = 0
 for case, words in json.loads(sys.argv[1]).items():
     print(case, file=sys.stderr)
     code = app(words, prog_name="convert", standalone_mode=False)

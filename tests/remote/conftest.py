@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -11,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,12 +23,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from tensorferry.converters import stores
+from tensorferry.converters import open_tensors, stores
+from tensorferry.converters.digests import digest
+from tensorferry.converters.registry import ReadOptions
+from tensorferry.pipeline.batch.ledgers import open_ledger
+from tensorferry.pipeline.batch.places import place_of
+from tensorferry.pipeline.batch.plan import plan_jobs
+from tensorferry.pipeline.batch.run import BatchListener, BatchOptions, run_batch
+from tensorferry.pipeline.convert import ConvertOptions
 
 pytest.importorskip("obstore", reason="the extra `remote` is not installed")
 boto3 = pytest.importorskip("boto3", reason="moto's server is not installed")
 
 NAMES = count()
+# Folders of `sample_models` that are one model each.
+MODELS = ("tf_module_object", "npz_file", "tf1_adam_ema", "safetensors_file")
+LEDGERS = "tensorferry-ledger"
+START = "import sys; from tensorferry.pipeline.entry import main; sys.exit(main())"
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Slow</Message></Error>"
 
 
@@ -261,3 +275,104 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     values = np.arange(1 << 20, dtype="f4")
     np.savez(path, **{f"w{n}": values + n for n in range(5)})  # type: ignore[arg-type]
     return path
+
+
+# Batches
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, samples: Path) -> Path:
+    """Return a folder with four models of several formats, and a file that is none."""
+    for number, name in enumerate(MODELS):
+        shutil.copytree(samples / name, tmp_path / "zoo" / f"team{number % 2}" / name)
+    (tmp_path / "zoo" / "README.md").write_text("A zoo.\n")
+    return tmp_path / "zoo"
+
+
+@pytest.fixture
+def flags(cloud: Cloud) -> ConvertOptions:
+    read = ReadOptions(endpoint_url=cloud.endpoint)
+    return ConvertOptions(target_format="safetensors", read=read, jobs=1, verify=True)
+
+
+@dataclass
+class Batches:
+    """Runs batches, in this process or in their own, and looks at what they have left in `out`."""
+
+    cloud: Cloud
+    flags: ConvertOptions
+
+    def run(
+        self,
+        source: object,
+        target: object,
+        how: BatchOptions | None = None,
+        listener: BatchListener | None = None,
+    ) -> tuple[int, int, int]:
+        """Plan and run a batch; return how many models were done, unchanged and failed."""
+        how = how or BatchOptions(jobs=2, patience=0.01)
+        root = place_of(str(target))
+        plan = plan_jobs(place_of(str(source)), root, self.flags)
+        with (
+            ThreadPoolExecutor(2) as threads,
+            open_ledger(root, None, self.cloud.endpoint, print) as ledger,
+        ):
+            totals = run_batch(plan, ledger, threads, how, listener)
+        return totals.done, totals.unchanged, totals.failed
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start `convert batch` with these words."""
+        endpoint = ("--endpoint-url", self.cloud.endpoint)
+        return subprocess.Popen(
+            [sys.executable, "-c", START, "batch", *words, *endpoint],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ended(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:
+        """Wait for a process; return its exit code, output and messages."""
+        out, messages = process.communicate(timeout=60)
+        return process.returncode, out, messages
+
+    def requests(self) -> list[str]:
+        """Return the requests since the last call: what they were about, in a word."""
+        kinds = []
+        for each in self.cloud.proxy.requests:
+            is_ledger = LEDGERS in each.path or each.path.endswith("?delete")  # only those go
+            about = "ledger" if is_ledger else "object"
+            kinds.append("list" if "list-type" in each.path else about)
+        self.cloud.proxy.requests.clear()
+        return kinds
+
+    def names(self) -> list[str]:
+        """Return the keys of outputs, also while a batch is at work."""
+        client, bucket = self.cloud.client, self.cloud.bucket
+        found = client.list_objects_v2(Bucket=bucket, Prefix="out/").get("Contents", [])
+        return [each["Key"] for each in found if LEDGERS not in each["Key"]]
+
+    def outputs(self) -> dict[str, bytes]:
+        """Return what was written, by key."""
+        return {key: data for key, data in self.cloud.objects("out/").items() if LEDGERS not in key}
+
+    def rows(self, event: str) -> list[dict[str, Any]]:
+        """Return the rows of the ledger with this event."""
+        lines = self.cloud.objects("out/")[f"out/{LEDGERS}.jsonl"].splitlines()
+        return [row for row in map(json.loads, filter(None, lines)) if row["event"] == event]
+
+    def check(self, zoo: Path) -> None:
+        """See that every output is there and holds what its source does."""
+        done = self.rows("done")
+        assert {f"out/{file['path']}" for row in done for file in row["files"]} == {*self.outputs()}
+        read = ReadOptions(endpoint_url=self.cloud.endpoint)
+        for row in done:
+            local = row["source"].replace(self.cloud.url("zoo"), str(zoo))
+            with open_tensors(local) as source:
+                expected = {name: digest(source[name]) for name in source}
+            with open_tensors(self.cloud.url(f"out/{row['target']}"), read) as copy:
+                assert {name: digest(copy[name]) for name in copy} == expected
+
+
+@pytest.fixture
+def batches(cloud: Cloud, flags: ConvertOptions) -> Batches:
+    return Batches(cloud, flags)

@@ -12,12 +12,7 @@ let library = null;
 const plotly = () => (library ??= unpacked());
 
 async function unpacked() {
-  const packed = atob(find("library").textContent);
-  const bytes = new Uint8Array(packed.length);
-  for (let at = 0; at < packed.length; at += 1) bytes[at] = packed.charCodeAt(at);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const script = make("script", { text: await new Response(stream).text() });
-  document.head.append(script);
+  document.head.append(make("script", { text: await unzipped("library") }));
   return window.Plotly;
 }
 

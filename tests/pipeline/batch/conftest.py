@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +59,34 @@ def broken_disk(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     monkeypatch.setattr(os, "preadv", preadv)
     return paths
+
+
+@contextmanager
+def _dask(workers: int = 2, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("dask_cluster.py")), str(workers)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environ},
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def start_dask() -> Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], str]]]:
+    """Return what starts a cluster, and gives its process and the address of its scheduler."""
+    return _dask
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """Return the address of a Dask cluster of two workers."""
+    with _dask() as (_, address):
+        yield address

@@ -365,7 +365,7 @@ def test_ledgers_in_use_are_not_merged(root: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2", "1/99999999"])
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="no part of a batch"):
+    with pytest.raises(UsageError, match="no such part"):
         Part.of(text)
 
 

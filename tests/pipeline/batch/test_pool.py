@@ -173,3 +173,17 @@ def soon(happens: Callable[[], bool]) -> None:
             return
         time.sleep(0.01)
     pytest.fail("it did not happen within 3 s")
+
+
+TELL = "import time; from tensorferry.pipeline.batch.worker import tell; tell(1, 2); time.sleep(60)"
+
+
+def test_a_worker_tells_how_far_it_is() -> None:
+    pool = LocalExecutor(1)
+    pool.submit(operator.neg, 1).result(30)
+    assert pool.shares() == []
+    future = pool.submit(exec, TELL)
+    soon(lambda: pool.shares() == [((TELL,), 0.5)])
+    pool.kill()
+    assert isinstance(future.exception(30), WorkerError)
+    assert pool.shares() == []

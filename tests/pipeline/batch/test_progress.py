@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -13,15 +14,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console as Terminal
 from tensorferry.pipeline.batch import progress
 from tensorferry.pipeline.batch.ledger import LEDGER, read_rows
 from tensorferry.pipeline.batch.progress import BatchConsole, EventStream, summary_lines
 from tensorferry.pipeline.batch.run import Totals
+from tensorferry.pipeline.batch.screen import MOST_LINES, BatchScreen
 from tensorferry.pipeline.console import Console
 
 START = "import sys; from tensorferry.pipeline.entry import main; sys.exit(main())"
 COMMAND = [sys.executable, "-c", START, "batch", "zoo", "out", "--to", "safetensors"]
-DONE = {"event": "done", "target": "a.npz", "bytes": 2000, "seconds": 0.5}
+DONE = {
+    "event": "done", "target": "a.npz", "bytes": 2000, "seconds": 0.5, "source_bytes": 3000,
+    "formats": ["npz", "npz"],
+}  # fmt: skip
 FAILED = {"event": "failed", "error": "a: is torn", "hint": "copy it again", "exit_code": 4}
 
 
@@ -85,6 +91,75 @@ def test_the_table_at_the_end() -> None:
         "no models              7",
         "5 MB written in 2.50 s (2 MB/s)",
     ]
+
+
+def test_formats_and_what_took_longest_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    console = BatchConsole(Console("out"))
+    for number in range(5):
+        target = f"{number}.npz"
+        console.changed({**DONE, "target": target, "seconds": number / 2}, halfway())
+    console.changed({**DONE, "formats": ["keras-h5", "npz"]}, halfway())
+    console.ended(halfway())
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[-6:-1] == [
+        "  keras-h5 → npz: 1, 3 kB to 2 kB",
+        "  npz → npz: 5, 15 kB to 10 kB",
+        "  slowest: 4.npz: 2.0 s",
+        "  slowest: 3.npz: 1.5 s",
+        "  slowest: 2.npz: 1.0 s",
+    ]
+
+
+def picture(screen: BatchScreen, width: int = 100) -> list[str]:
+    """Return the lines that a terminal of a width shows."""
+    terminal = Terminal(width=width, file=io.StringIO(), force_terminal=False)
+    terminal.print(screen.picture())
+    return terminal.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def begun(source: str, nbytes: int = 2_000_000) -> dict[str, object]:
+    return {"event": "started", "target": f"{source}.npz", "source": source, "source_bytes": nbytes}
+
+
+def test_each_worker_has_a_line_with_its_model() -> None:
+    screen = BatchScreen(lambda: {"zoo/b": 0.43})
+    totals = halfway()
+    for name in ("zoo/a", "zoo/b", "zoo/c"):
+        screen.changed(begun(name), totals)
+    first, second, *lines = picture(screen)
+    assert "602 of 1200 models" in first
+    assert "2 failed" in first
+    assert "6 MB of 12 MB" in second
+    assert "models/s" in second
+    assert [line.split()[:3] for line in lines] == [[f"zoo/{each}", "2", "MB"] for each in "abc"]
+    assert lines[1].rstrip().endswith("43%")
+    assert "%" not in lines[0]
+
+
+def test_a_model_keeps_its_line_until_it_ends() -> None:
+    screen = BatchScreen(dict)
+    for name in ("zoo/a", "zoo/b"):
+        screen.changed(begun(name), halfway())
+    screen.changed({**begun("zoo/a"), "event": "done"}, halfway())
+    assert [line.split()[0] for line in picture(screen)[2:]] == ["zoo/b"]
+    screen.changed(begun("zoo/c"), halfway())
+    assert [line.split()[0] for line in picture(screen)[2:]] == ["zoo/c", "zoo/b"]
+
+
+def test_a_cluster_does_not_fill_the_screen() -> None:
+    screen = BatchScreen(dict)
+    for number in range(500):
+        screen.changed(begun(f"zoo/{number}"), halfway())
+    lines = picture(screen)
+    assert len(lines) == 2 + MOST_LINES + 1
+    assert lines[-1].strip() == f"and {500 - MOST_LINES} more"
+
+
+def test_names_of_others_cannot_paint_the_screen() -> None:
+    screen = BatchScreen(dict)
+    screen.changed(begun("zoo/[red]x[/red]\x1b[31m"), halfway())
+    assert "zoo/[red]x[/red]" in picture(screen)[2]
+    assert "\x1b" not in "".join(picture(screen))
 
 
 def test_events_are_json(capsys: pytest.CaptureFixture[str]) -> None:

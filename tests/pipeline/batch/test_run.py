@@ -8,13 +8,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tensorferry.converters import open_tensors
+from tensorferry.converters.errors import ClusterError
 from tensorferry.pipeline.batch.jobs import BatchPlan, Job
 from tensorferry.pipeline.batch.ledger import LEDGER, Ledger, Row, read_rows
 from tensorferry.pipeline.batch.pool import LocalExecutor
@@ -445,6 +447,57 @@ def test_what_another_executor_loses_is_tried_again(
     make_zoo(3)
     with Losing(1) as executor:
         assert counts(ran(plan(), tmp_path / "out", executor)) == (3, 0, 0)
+
+
+class Repeating(ThreadPoolExecutor):
+    """Makes each call again, as a cluster does whose worker is lost with the first result."""
+
+    def submit(self, fn: Any, /, *args: Any, **words: Any) -> Future[Any]:
+        def twice() -> Any:
+            fn(*args, **words)
+            return fn(*args, **words)
+
+        return super().submit(twice)
+
+
+def test_what_another_executor_does_twice_is_done(
+    make_zoo: MakeZoo, plan: Plan, tmp_path: Path
+) -> None:
+    make_zoo(5)
+    first, second, *_ = (Path(job.target) for job in plan().jobs)
+    first.parent.mkdir(parents=True)
+    first.write_bytes(b"mine")
+    second.parent.mkdir(parents=True, exist_ok=True)
+    second.with_name("other").write_bytes(b"mine too")
+    with Repeating(2) as executor:
+        assert counts(ran(plan(), tmp_path / "out", executor)) == (4, 0, 1)
+    assert first.read_bytes() == b"mine"
+
+
+def test_processes_of_the_standard_library(make_zoo: MakeZoo, plan: Plan, tmp_path: Path) -> None:
+    make_zoo(5)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        assert counts(ran(plan(), tmp_path / "out", executor)) == (5, 0, 0)
+
+
+def test_an_executor_that_cannot_go_on_ends_the_batch(
+    make_zoo: MakeZoo, plan: Plan, tmp_path: Path
+) -> None:
+    class Ending(ThreadPoolExecutor):
+        def submit(self, fn: Any, /, *args: Any, **words: Any) -> Future[Any]:
+            if heard.events("done"):
+                raise ClusterError("the machines are gone")
+            return super().submit(fn, *args, **words)
+
+    make_zoo(5)
+    out = tmp_path / "out"
+    heard = Heard()
+    with Ending(2) as executor, Ledger(out) as ledger, pytest.raises(ClusterError):
+        run_batch(plan(), ledger, executor, FAST, heard)
+    events = [row["event"] for row in read_rows(out / LEDGER)]
+    assert events.count("started") == events.count("done") + events.count("stopped")
+    with ThreadPoolExecutor(2) as executor:
+        assert ran(plan(), out, executor).failed == 0
 
 
 def test_a_plan_may_be_empty(tmp_path: Path, threads: ThreadPoolExecutor) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 from tensorferry.converters.dtypes import DType
@@ -133,3 +136,20 @@ def verdicts() -> tuple[TensorDict, TensorDict, list[Difference]]:
         Difference("extra/kernel", Verdict.ADDED),
     ]
     return model(first), model(second), different
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start the browser; where CI runs it has to be there."""
+    path = shutil.which("chromium")
+    if path is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
+            "no chromium here; `make browser` installs it"
+        )
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        # The sandbox cannot be had as root, as which containers run.
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()

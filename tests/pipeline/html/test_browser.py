@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import sync_playwright
 from tensorferry.converters import open_tensors
 from tensorferry.converters.errors import printable
 from tensorferry.converters.findings import Finding, Level
@@ -94,21 +91,6 @@ class Watched:
 
 pytestmark = pytest.mark.oracle
 Visit = Callable[..., Watched]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Start the browser; where CI runs it has to be there."""
-    path = shutil.which("chromium")
-    if path is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
-            "no chromium here; `make browser` installs it"
-        )
-    with sync_playwright() as driver:
-        # The sandbox cannot be had as root, as which containers run.
-        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def opened(browser: Any, path: Path, size: tuple[int, int] = DESKTOP) -> Watched:
