@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .cli_average import average_command
 from .cli_batch import batch
 from .cli_check import check_command
 from .cli_diff import diff_command
@@ -122,6 +123,7 @@ def convert_command(
 
 
 app.add_typer(batch, name="batch")
+app.command("average")(average_command)
 app.command("inspect")(inspect_command)
 app.command("check")(check_command)
 app.command("diff")(diff_command)

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from .targets import Target, target_at
 from .update import updated
 from .verify import digests_as_read, sample_of, source_digests, verify_copy
 
-__all__ = ["ConvertOptions", "Listener", "chosen", "convert", "default_jobs", "fitting"]
+__all__ = [
+    "ConvertOptions", "Listener", "chosen", "convert", "convert_chosen", "default_jobs", "fitting",
+]  # fmt: skip
 
 
 _Store = Callable[[Path | None, Callable[[], str]], None]  # puts a text beside the target
@@ -86,18 +88,45 @@ def convert(
         ConvertError: see `converters/errors.py`; the target is then as it was.
     """
     options, listener = options or ConvertOptions(), listener or Listener()
+    tensors = chosen(source, options, listener)
+    return convert_chosen(source, tensors, target, options, listener)
+
+
+def convert_chosen(
+    source: str | os.PathLike[str],
+    tensors: AbstractContextManager[tuple[TensorDict, TensorDict]],
+    target: str | os.PathLike[str],
+    options: ConvertOptions,
+    listener: Listener,
+) -> Report:
+    """Write tensors that are chosen already; otherwise as `convert`.
+
+    Args:
+        source: where they come from.
+        tensors: gives them, as `chosen` does; entered when the target is known to be writable.
+        target: as `convert` takes it.
+        options: how to write them.
+        listener: hears how it goes on.
+
+    Raises:
+        ConvertError: see `converters/errors.py`; the target is then as it was.
+    """
     endpoint = options.read.endpoint_url
     with target_at(target, folder=options.write.folder, endpoint=endpoint) as place:
-        return _convert(source, place, options, listener)
+        return _convert(source, tensors, place, options, listener)
 
 
 def _convert(
-    source: str | os.PathLike[str], target: Target, options: ConvertOptions, listener: Listener
+    source: str | os.PathLike[str],
+    tensors: AbstractContextManager[tuple[TensorDict, TensorDict]],
+    target: Target,
+    options: ConvertOptions,
+    listener: Listener,
 ) -> Report:
     path = target.path
     writer, options = _writer(target, options)
     began = time.perf_counter()
-    with chosen(source, options, listener) as (opened, kept):
+    with tensors as (opened, kept):
         plan = _plan(writer, kept, path, options)
         _check_place(plan, Path(source))
         with _beside(plan, options) as store:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 __all__ = ["VERBS", "main", "script"]
 
-VERBS = ("batch", "check", "diff", "formats", "inspect", "verify")
+VERBS = ("average", "batch", "check", "diff", "formats", "inspect", "verify")
 
 
 def script() -> NoReturn:
