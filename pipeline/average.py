@@ -9,22 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from ..converters.casting import FLOATS, CastTensor
+from ..converters.casting import FLOATS
 from ..converters.dtypes import DType
 from ..converters.errors import UsageError
 from ..converters.notes import Kind, Note
 from ..converters.tensors import CHUNK_BYTES, Role, Tensor, TensorDict, TensorSpec
-from .blocks import Feed
-
-if TYPE_CHECKING:
-    import numpy as np
+from .transforms import weighted_sum
 
 __all__ = ["averaged", "decaying_weights"]
 
 SHOWN = 5
-_WIDE = {DType.COMPLEX64: DType.COMPLEX128, DType.COMPLEX128: DType.COMPLEX128}
+_COMPLEX = (DType.COMPLEX64, DType.COMPLEX128)
 _OF_THE_LAST = frozenset({Role.OPTIMIZER, Role.COUNTER, Role.TEXT, Role.TABLE})
 
 
@@ -73,7 +69,7 @@ def averaged(
 
 def _has_mean(model: TensorDict, name: str) -> bool:
     dtype = model[name].spec.dtype
-    return (dtype in FLOATS or dtype in _WIDE) and model.origin(name).role not in _OF_THE_LAST
+    return (dtype in FLOATS or dtype in _COMPLEX) and model.origin(name).role not in _OF_THE_LAST
 
 
 def _check_alike(model: TensorDict, last: TensorDict, label: str, last_label: str) -> None:
@@ -114,46 +110,5 @@ class _MeanTensor(Tensor):
 
     def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """Yield the means; all tensors are read at the same pace."""
-        wide = _WIDE.get(self.spec.dtype, DType.FLOAT64)
-        mean = _WideMean([_as(each, wide) for each in self._inner], self._weights)
-        return _as(mean, self.spec.dtype).chunks(max_bytes)
-
-
-class _WideMean(Tensor):
-    """The weighted mean of float64 or complex128 tensors."""
-
-    __slots__ = ("_inner", "_weights")
-
-    def __init__(self, inner: Sequence[Tensor], weights: Sequence[float]) -> None:
-        self.spec = inner[0].spec
-        self._inner = inner
-        self._weights = weights
-
-    def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
-        """Yield the means."""
-        import numpy as np
-
-        itemsize = self.spec.dtype.itemsize
-        step = max(max_bytes // itemsize, 1) * itemsize
-        feeds = [Feed(each, step) for each in self._inner]
-        total = sum(self._weights)
-        for at in range(0, self.nbytes, step):
-            mean = self._sum(feeds, min(step, self.nbytes - at))
-            np.divide(mean, total, out=mean)
-            yield mean.view(np.uint8).data
-        for feed in feeds:
-            feed.finish()
-
-    def _sum(self, feeds: Sequence[Feed], count: int) -> np.ndarray:
-        import numpy as np
-
-        # Parts of complex numbers are averaged each by itself.
-        whole = np.zeros(count // 8)
-        with np.errstate(all="ignore"):  # an infinity is what the mean is
-            for feed, weight in zip(feeds, self._weights, strict=True):
-                whole += np.frombuffer(feed.take(count), np.float64) * weight
-        return whole
-
-
-def _as(tensor: Tensor, dtype: DType) -> Tensor:
-    return tensor if tensor.spec.dtype is dtype else CastTensor(tensor, dtype)
+        mean = weighted_sum(self._inner, self._weights, sum(self._weights))
+        return mean.chunks(max_bytes)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 
 from ..converters.tensors import CHUNK_BYTES, Tensor, TensorSpec
 from .blocks import Block, Feed, blocks, unit
 
-__all__ = ["JoinedTensor", "PaddedTensor", "ReorderedTensor", "SeenTensor", "SlicedTensor"]
+__all__ = [
+    "JoinedTensor",
+    "PaddedTensor",
+    "ReorderedTensor",
+    "SeenTensor",
+    "SlicedTensor",
+    "SumTensor",
+]
 
 
 class SeenTensor(Tensor):
@@ -23,6 +30,45 @@ class SeenTensor(Tensor):
     def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """Yield the bytes as they are."""
         return self._inner.chunks(max_bytes)
+
+
+class SumTensor(Tensor):
+    """The weighted sum of float64 or complex128 tensors of one shape, divided by a number.
+
+    Args:
+        inner: the tensors.
+        weights: what each is multiplied with.
+        divisor: what the sum is divided by.
+    """
+
+    __slots__ = ("_divisor", "_inner", "_weights")
+
+    def __init__(
+        self, inner: Sequence[Tensor], weights: Sequence[float], divisor: float = 1.0
+    ) -> None:
+        self.spec = inner[0].spec
+        self._inner = inner
+        self._weights = weights
+        self._divisor = divisor
+
+    def chunks(self, max_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """Yield the sums; all tensors are read at the same pace."""
+        import numpy as np
+
+        itemsize = self.spec.dtype.itemsize
+        step = max(max_bytes // itemsize, 1) * itemsize
+        feeds = [Feed(each, step) for each in self._inner]
+        for at in range(0, self.nbytes, step):
+            count = min(step, self.nbytes - at)
+            # Parts of complex numbers are added each by itself.
+            total = np.zeros(count // 8)
+            with np.errstate(all="ignore"):  # an infinity is what the sum is
+                for feed, weight in zip(feeds, self._weights, strict=True):
+                    total += np.frombuffer(feed.take(count), np.float64) * weight
+            total /= self._divisor
+            yield total.view(np.uint8).data
+        for feed in feeds:
+            feed.finish()
 
 
 class SlicedTensor(Tensor):

@@ -17,12 +17,21 @@ from ..converters.dtypes import DType
 from ..converters.errors import UsageError
 from ..converters.tensors import ChunkTensor, ElementTensor, ExtentTensor, Tensor, TensorSpec
 from .permuting import PermutedTensor, merged
-from .transformed import JoinedTensor, PaddedTensor, ReorderedTensor, SeenTensor, SlicedTensor
+from .transformed import (
+    JoinedTensor,
+    PaddedTensor,
+    ReorderedTensor,
+    SeenTensor,
+    SlicedTensor,
+    SumTensor,
+)
 
 __all__ = [
     "Range", "divided", "filled", "fitted", "joined", "permuted", "reordered", "reshaped", "scaled",
-    "sliced", "stacked",
+    "sliced", "stacked", "summed", "weighted_sum",
 ]  # fmt: skip
+
+_WIDE = {DType.COMPLEX64: DType.COMPLEX128, DType.COMPLEX128: DType.COMPLEX128}
 
 Range = tuple[int, int, int]  # start, stop and step along an axis, as of Python's `range`
 
@@ -130,6 +139,47 @@ def scaled(tensor: Tensor, factor: float) -> Tensor:
     wide = tensor if dtype is DType.FLOAT64 else CastTensor(tensor, DType.FLOAT64)
     product = ChunkTensor(wide.spec, wide, partial(_times, factor))
     return product if dtype is DType.FLOAT64 else CastTensor(product, dtype)
+
+
+def summed(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of float tensors: computed in float64, rounded once.
+
+    Args:
+        tensors: at least one; of the same dtype and shape.
+
+    Raises:
+        UsageError: they are not, or no floats.
+    """
+    spec = tensors[0].spec
+    for tensor in tensors:
+        if tensor.spec != spec or spec.dtype not in FLOATS:
+            raise UsageError(
+                "is not added to the others", expected=f"floats of {_list(spec.shape)}",
+                got=f"{tensor.spec.dtype} {_list(tensor.spec.shape)}",
+            )  # fmt: skip
+    if len(tensors) == 1:
+        return tensors[0]
+    return weighted_sum(tensors, [1.0] * len(tensors))
+
+
+def weighted_sum(
+    tensors: Sequence[Tensor], weights: Sequence[float], divisor: float = 1.0
+) -> Tensor:
+    """Return a weighted sum of floats or complex numbers: computed wide, rounded once.
+
+    Args:
+        tensors: at least one; of the same dtype and shape.
+        weights: what each is multiplied with.
+        divisor: what the sum is divided by.
+    """
+    dtype = tensors[0].spec.dtype
+    wide = _WIDE.get(dtype, DType.FLOAT64)
+    total = SumTensor([_as(tensor, wide) for tensor in tensors], weights, divisor)
+    return _as(total, dtype)
+
+
+def _as(tensor: Tensor, dtype: DType) -> Tensor:
+    return tensor if tensor.spec.dtype is dtype else CastTensor(tensor, dtype)
 
 
 def joined(tensors: Sequence[Tensor], axis: int) -> Tensor:

@@ -30,6 +30,7 @@ FLOORS = {
     "digests": "core",
     "record": "core",
     "ties": "core",
+    "uses": "base",
     "staging": "output",
     "output": "output",
     "registry": "registry",
