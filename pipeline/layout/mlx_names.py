@@ -6,21 +6,19 @@ from collections.abc import Callable, Iterator
 
 from ...converters.tensors import Tensor
 from ...converters.uses import LayerKind
-from ..transforms import filled, joined, permuted, reordered, reshaped, summed
+from ..transforms import joined, permuted, reordered, reshaped, summed
 from .layers import Layer, Made, Undecided
 from .pieces import (
     biased,
-    channels,
     depth_rows,
-    einsum_kernel,
     flat,
     gru_bias,
     heads_in,
     heads_out,
     kernels,
     lstm_gates,
-    matrix,
 )
+from .shared_names import COMMON, bias_of
 
 __all__ = ["to_mlx"]
 
@@ -35,28 +33,16 @@ def to_mlx(layer: Layer) -> list[Made]:
     return list(_CONVENTIONS[layer.kind](layer))
 
 
-def _dense(layer: Layer) -> Iterator[Made]:
-    if "kernel" in layer.parts:
-        yield Made("weight", matrix(layer), ("kernel",))
-    yield from _bias(layer)
-
-
-def _einsum(layer: Layer) -> Iterator[Made]:
-    if "kernel" in layer.parts:
-        yield Made("weight", einsum_kernel(layer), ("kernel",))
-    yield from _bias(layer)
-
-
 def _convolution(layer: Layer) -> Iterator[Made]:
     for part, kernel in layer.some("kernel"):
         yield Made("weight", _out_first(kernel, len(kernel.spec.shape) - 1), (part,))
-    yield from _bias(layer)
+    yield from bias_of(layer)
 
 
 def _transposed(layer: Layer) -> Iterator[Made]:
     for part, kernel in layer.some("kernel"):
         yield Made("weight", _out_first(kernel, len(kernel.spec.shape) - 2), (part,))
-    yield from _bias(layer)
+    yield from bias_of(layer)
 
 
 def _out_first(kernel: Tensor, axis: int) -> Tensor:
@@ -67,7 +53,7 @@ def _out_first(kernel: Tensor, axis: int) -> Tensor:
 def _depthwise(layer: Layer) -> Iterator[Made]:
     for part, kernel in layer.some("kernel"):
         yield Made("weight", _depth_kernel(kernel), (part,))
-    yield from _bias(layer)
+    yield from bias_of(layer)
 
 
 def _depth_kernel(kernel: Tensor) -> Tensor:
@@ -82,45 +68,6 @@ def _separable(layer: Layer) -> Iterator[Made]:
         yield Made("pointwise.weight", _out_first(kernel, len(kernel.spec.shape) - 1), (part,))
     for part, bias in layer.some("bias"):
         yield Made("pointwise.bias", bias, (part,))
-
-
-def _bias(layer: Layer) -> Iterator[Made]:
-    for part, bias in layer.some("bias"):
-        yield Made("bias", flat(bias), (part,))
-
-
-def _embedding(layer: Layer) -> Iterator[Made]:
-    for part, table in layer.some("embeddings"):
-        yield Made("weight", table, (part,))
-
-
-def _normalization(layer: Layer) -> Iterator[Made]:
-    """Scale and shift; where there is one of them alone, the other as if it were not there."""
-    leaves = {"gamma": ("weight", 1), "beta": ("bias", 0)}
-    given = dict(layer.some(*leaves))
-    for part, (leaf, nothing) in leaves.items():
-        if part in given:
-            yield Made(leaf, given[part], (part,))
-        elif given:
-            [other] = given.values()
-            yield Made(leaf, filled(other.spec, nothing), ())
-
-
-def _batch_norm(layer: Layer) -> Iterator[Made]:
-    yield from _normalization(layer)
-    names = {"moving_mean": "running_mean", "moving_variance": "running_var"}
-    for part, tensor in layer.some(*names):
-        yield Made(names[part], tensor, (part,))
-
-
-def _rms_norm(layer: Layer) -> Iterator[Made]:
-    for part, scale in layer.some("scale"):
-        yield Made("weight", scale, (part,))
-
-
-def _prelu(layer: Layer) -> Iterator[Made]:
-    for part, alpha in layer.some("alpha"):
-        yield Made("weight", channels(alpha), (part,))
 
 
 def _lstm(layer: Layer) -> Iterator[Made]:
@@ -170,18 +117,11 @@ def _attention(layer: Layer) -> Iterator[Made]:
 
 
 _CONVENTIONS: dict[LayerKind, Callable[[Layer], Iterator[Made]]] = {
-    LayerKind.DENSE: _dense,
-    LayerKind.EINSUM_DENSE: _einsum,
+    **COMMON,
     LayerKind.CONV: _convolution,
     LayerKind.CONV_TRANSPOSE: _transposed,
     LayerKind.DEPTHWISE: _depthwise,
     LayerKind.SEPARABLE: _separable,
-    LayerKind.EMBEDDING: _embedding,
-    LayerKind.BATCH_NORM: _batch_norm,
-    LayerKind.LAYER_NORM: _normalization,
-    LayerKind.GROUP_NORM: _normalization,
-    LayerKind.RMS_NORM: _rms_norm,
-    LayerKind.PRELU: _prelu,
     LayerKind.LSTM: _lstm,
     LayerKind.GRU: _gru,
     LayerKind.RNN: _rnn,
