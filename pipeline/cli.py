@@ -15,7 +15,7 @@ from .cli_check import check_command
 from .cli_diff import diff_command
 from .cli_inspect import inspect_command
 from .cli_verify import verify_command
-from .commands import run_convert, run_formats
+from .commands import run_convert, run_formats, run_recipes
 from .entry import VERBS
 from .flags import (
     Debug,
@@ -88,6 +88,13 @@ def convert_command(
         Path | None, typer.Option(metavar="FILE", help="Store the account of every tensor.")
     ] = None,
     digests: DigestFile = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="Compare names, dtypes and shapes with a model."),
+    ] = None,
+    strict_like: Annotated[
+        bool, typer.Option("--strict-like", help="Write nothing that is not --like TARGET.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -106,6 +113,8 @@ def convert_command(
         verify_sample=verify_sample,
         report=report,
         digest_file=digests,
+        like=like,
+        strict_like=strict_like,
         fsync=fsync,
         jobs=jobs,
     )
@@ -134,6 +143,12 @@ app.command("verify")(verify_command)
 def formats_command(as_json: Json = False, debug: Debug = False) -> None:
     """List the formats that are read and written."""
     end(lambda: run_formats(as_json=as_json), debug=debug)
+
+
+@app.command("recipes")
+def recipes_command(as_json: Json = False, debug: Debug = False) -> None:
+    """List the recipes that --recipe knows by name."""
+    end(lambda: run_recipes(as_json=as_json), debug=debug)
 
 
 def _version(wanted: bool) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..converters.digests import digest_all
 from ..converters.errors import LossError, UsageError
@@ -20,11 +21,16 @@ from ..converters.staging import Staging, target_error
 from ..converters.tensors import TensorDict
 from .casts import cast_notes, cast_tensors, loss_notes, parse_casts
 from .options import ConvertOptions, default_jobs
+from .recipe.applied import with_files
 from .report import Report
 from .selection import select, select_average, select_weights
 from .targets import Target, target_at
 from .update import updated
 from .verify import digests_as_read, sample_of, source_digests, verify_copy
+
+if TYPE_CHECKING:
+    from .like import Likeness
+    from .recipe.model import Recipe
 
 __all__ = [
     "ConvertOptions", "Listener", "chosen", "convert", "convert_chosen", "default_jobs", "fitting",
@@ -53,6 +59,9 @@ class Listener:
 
     def opened(self, tensors: TensorDict) -> None:
         """The source was recognised and its index read."""
+
+    def compared(self, likeness: Likeness) -> None:
+        """The result was compared with what it should be like."""
 
     def started(self, plan: Plan) -> None:
         """Writing begins."""
@@ -129,6 +138,7 @@ def _convert(
     with tensors as (opened, kept):
         plan = _plan(writer, kept, path, options)
         _check_place(plan, Path(source))
+        likeness = _compared(kept, options, listener)
         with _beside(plan, options) as store:
             written = Written()
             if not options.dry_run:
@@ -136,9 +146,24 @@ def _convert(
             plan = replace(plan, notes=(*plan.notes, *loss_notes(kept)))
             seconds = time.perf_counter() - began
             shown = target.shown(plan)
-            done = Report(target.name, opened, kept, shown, written.digests, options, seconds)
+            done = Report(
+                target.name, opened, kept, shown, written.digests, options, seconds, likeness
+            )
             store(options.report, lambda: json.dumps(done.json(), indent=1) + "\n")
     return done
+
+
+def _compared(tensors: TensorDict, options: ConvertOptions, listener: Listener) -> Likeness | None:
+    """Compare the result with what it should be like; refuse it where it has to be."""
+    if options.like is None:
+        return None
+    from .like import like  # few runs need it
+
+    likeness = like(tensors, options.like)
+    listener.compared(likeness)
+    if options.strict_like:
+        likeness.refuse()
+    return likeness
 
 
 @contextmanager
@@ -153,11 +178,31 @@ def chosen(
         ConvertError: the source cannot be read, or what is asked for is not there.
     """
     casts = parse_casts(options.dtypes)
+    recipes = _recipes(options.recipes)
     with open_tensors(source, options.read, format=options.source_format) as base:
         listener.opened(base)
         with updated(base, options.updates, options.read) as opened:
             kept = _without_missing(_select(opened, options), options)
+            if recipes:
+                kept = _applied(recipes, opened, kept)
             yield opened, cast_tensors(kept, casts, options.by)
+
+
+def _recipes(texts: Iterable[str]) -> list[Recipe]:
+    if not texts:
+        return []
+    from .recipe.read import parse_recipe  # few runs need it
+
+    return [parse_recipe(text) for text in texts]
+
+
+def _applied(recipes: list[Recipe], opened: TensorDict, kept: TensorDict) -> TensorDict:
+    """Return what recipes make of tensors; notes name those as their source does."""
+    from .recipe.apply import apply_recipes
+
+    by_key = {opened.origin(name).key: name for name in opened}
+    moved = (name for name in kept if kept.origin(name).key != opened.origin(name).key)
+    return apply_recipes(recipes, kept, {name: by_key[kept.origin(name).key] for name in moved})
 
 
 def fitting(tensors: TensorDict, path: Path, format: Format, write: WriteOptions) -> Plan:
@@ -175,6 +220,8 @@ def fitting(tensors: TensorDict, path: Path, format: Format, write: WriteOptions
 def _writer(target: Target, options: ConvertOptions) -> tuple[Format, ConvertOptions]:
     """Return the format to write, and refuse what it cannot do before anything is read."""
     path = target.path
+    if options.strict_like and options.like is None:
+        raise UsageError("--strict-like needs --like TARGET")
     if options.digest_file and options.dry_run:
         raise UsageError("a dry run reads no values, so there are no digests", path=path)
     if target.is_folder:
@@ -224,6 +271,7 @@ def _plan(writer: Format, tensors: TensorDict, path: Path, options: ConvertOptio
     if tensors.metadata and not writer.metadata:
         text = f"{writer.title} does not keep the texts {', '.join(sorted(tensors.metadata))}"
         plan = replace(plan, notes=(*plan.notes, Note(Kind.METADATA_LOST, text)))
+    plan = with_files(plan, tensors)
     _refuse_losses((*tensors.notes, *plan.notes), path, options)
     return replace(plan, notes=(*cast_notes(tensors), *plan.notes))
 
