@@ -16,6 +16,9 @@ class Kind(Enum):
     METADATA_LOST = "metadata lost"  # something beside the tensors that the target cannot hold
     EXCLUDED = "excluded"  # left out because the user said so
     CAST = "cast"  # in another dtype because the user said so; rounding is no loss then
+    TRANSFORMED = "transformed"  # values in another order or shape, because a recipe says so
+    MOVED = "renamed by rule"  # under another name, because a recipe says so
+    UNDECIDED = "not decided"  # no framework's layout can be told for it, so it stays as it is
     UPDATED = "updated"  # replaced by a tensor of an update
     ADDED = "added"  # from an update, and not in the source
     RENAMED = "renamed"  # the target cannot hold the name; the exact one is recorded in it
@@ -26,7 +29,7 @@ class Kind(Enum):
     @property
     def lossy(self) -> bool:
         """Whether the target holds less than the source did."""
-        return self in (Kind.DROPPED, Kind.OUT_OF_RANGE, Kind.METADATA_LOST)
+        return self in (Kind.DROPPED, Kind.OUT_OF_RANGE, Kind.METADATA_LOST, Kind.UNDECIDED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from .dtypes import DType
 from .errors import ConvertError, CorruptFileError
 from .notes import Kind, Note
 from .sources import Extent, Source
+from .uses import Evidence, Uses
 
 if TYPE_CHECKING:
     import numpy as np
@@ -311,17 +312,6 @@ class Role(Enum):
     __hash__ = object.__hash__  # as for DType: members are singletons, and it is thrice as fast
 
 
-class Evidence(Enum):
-    """How a role is known."""
-
-    NONE = "none"
-    GRAPH = "graph"
-    CONFIG = "config"
-    NAME = "name pattern"
-
-    __hash__ = object.__hash__
-
-
 class Origin(NamedTuple):
     """Where a tensor came from.
 
@@ -385,6 +375,8 @@ class TensorDict(Mapping[str, Tensor]):
         aliases: other names that a tensor has in the model, with the one it has here.
         attachments: other parts of the model by name, such as `config.json`; bytes that a target
             of the same kind takes over.
+        uses: tells what each tensor is used for, as graph or config say; reads them when it is
+            asked. None where there is neither.
         details: further facts for `inspect`; docs/guide/inspect.md lists the keys, which mean the
             same in every format.
         sources: what to close.
@@ -399,6 +391,7 @@ class TensorDict(Mapping[str, Tensor]):
     metadata: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     attachments: Mapping[str, Source] = field(default_factory=dict)
+    uses: Callable[[], Uses] | None = None
     details: Mapping[str, object] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
 

@@ -12,6 +12,7 @@ from ..converters.names import near
 from ..converters.notes import Kind, Note
 from ..converters.tensors import Role, Tensor, TensorDict
 from ..converters.ties import ties
+from .recipe.applied import casts_below
 from .selection import By, matching
 
 __all__ = ["Casts", "cast_notes", "cast_tensors", "loss_notes", "parse_casts", "type_named"]
@@ -154,9 +155,9 @@ def _cast(name: str, tensor: Tensor, dtype: DType) -> Tensor:
 
 
 def cast_notes(tensors: TensorDict) -> Iterator[Note]:
-    """Say which tensors are cast."""
+    """Say which tensors are cast; of those that a recipe casts it is said there."""
     for name, tensor in tensors.items():
-        if isinstance(tensor, CastTensor):
+        if isinstance(tensor, CastTensor) and tensor not in casts_below(tensors, name):
             text = f"{tensor.inner.spec.dtype} to {tensor.spec.dtype}"
             yield Note(Kind.CAST, text, name)
 
@@ -164,11 +165,16 @@ def cast_notes(tensors: TensorDict) -> Iterator[Note]:
 def loss_notes(tensors: TensorDict) -> Iterator[Note]:
     """Say which tensors lost values, as far as they have been read."""
     for name, tensor in tensors.items():
-        if not isinstance(tensor, CastTensor) or not tensor.losses or not any(tensor.losses):
-            continue
-        overflow, zero = tensor.losses
-        parts = [f"{overflow} overflow"] if overflow else []
-        parts += [f"{zero} become zero"] if zero else []
-        values = "value" if tensor.spec.size == 1 else "values"
-        text = f"of {tensor.spec.size} {values}, {' and '.join(parts)} as {tensor.spec.dtype}"
-        yield Note(Kind.OUT_OF_RANGE, text, name)
+        below = casts_below(tensors, name)
+        own = (tensor,) if isinstance(tensor, CastTensor) and tensor not in below else ()
+        for cast in (*below, *own):
+            if cast.losses and any(cast.losses):
+                yield _loss(name, cast, *cast.losses)
+
+
+def _loss(name: str, tensor: CastTensor, overflow: int, zero: int) -> Note:
+    parts = [f"{overflow} overflow"] if overflow else []
+    parts += [f"{zero} become zero"] if zero else []
+    values = "value" if tensor.spec.size == 1 else "values"
+    text = f"of {tensor.spec.size} {values}, {' and '.join(parts)} as {tensor.spec.dtype}"
+    return Note(Kind.OUT_OF_RANGE, text, name)

@@ -10,13 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from ..converters.errors import UsageError
+from .cli_average import average_command
 from .cli_batch import batch
 from .cli_check import check_command
 from .cli_diff import diff_command
 from .cli_inspect import inspect_command
 from .cli_package import package
 from .cli_verify import verify_command
-from .commands import run_convert, run_formats
+from .commands import run_convert, run_formats, run_recipes
 from .entry import VERBS
 from .flags import (
     Debug,
@@ -95,6 +96,13 @@ def convert_command(
         Path | None, typer.Option(metavar="FILE", help="Store the account of every tensor.")
     ] = None,
     digests: DigestFile = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="Compare names, dtypes and shapes with a model."),
+    ] = None,
+    strict_like: Annotated[
+        bool, typer.Option("--strict-like", help="Write nothing that is not --like TARGET.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -113,6 +121,8 @@ def convert_command(
         verify_sample=verify_sample,
         report=report,
         digest_file=digests,
+        like=like,
+        strict_like=strict_like,
         fsync=fsync,
         jobs=jobs,
     )
@@ -139,6 +149,7 @@ def convert_command(
 
 app.add_typer(batch, name="batch")
 app.add_typer(package, name="package")
+app.command("average")(average_command)
 app.command("inspect")(inspect_command)
 app.command("check")(check_command)
 app.command("diff")(diff_command)
@@ -149,6 +160,12 @@ app.command("verify")(verify_command)
 def formats_command(as_json: Json = False, debug: Debug = False) -> None:
     """List the formats that are read and written."""
     end(lambda: run_formats(as_json=as_json), debug=debug)
+
+
+@app.command("recipes")
+def recipes_command(as_json: Json = False, debug: Debug = False) -> None:
+    """List the recipes that --recipe knows by name."""
+    end(lambda: run_recipes(as_json=as_json), debug=debug)
 
 
 def _version(wanted: bool) -> None:

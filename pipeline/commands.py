@@ -14,8 +14,9 @@ from ..converters.registry import all_formats
 from .console import Console
 from .convert import ConvertOptions, convert
 from .entry import VERBS
+from .report import Report
 
-__all__ = ["run_convert", "run_formats"]
+__all__ = ["run_convert", "run_formats", "run_recipes"]
 
 
 def run_convert(
@@ -37,6 +38,7 @@ def run_convert(
         raise
     console.closing(done)
     if options.dry_run and not as_json:
+        _print_plan(done)
         _print_lines(f"{printable(str(file.path))}  {file.size:,}" for file in done.plan.files)
     if as_json:
         _print_json(done.json())
@@ -65,6 +67,32 @@ def run_formats(*, as_json: bool = False) -> None:
         _print_lines([f"{each.name:<{width}}  {does:<11}  {each.title}{endings}"])
         if each.limits:
             _print_lines([f"{'':<{width}}  {'':<11}  not: {each.limits}"])
+
+
+def run_recipes(*, as_json: bool = False) -> None:
+    """Print which recipes come with Tensorferry."""
+    from .recipe.builtin import BUILTIN, builtin_names
+    from .recipe.read import read_recipe
+
+    recipes = [read_recipe(f"{BUILTIN}{name}") for name in builtin_names()]
+    if as_json:
+        known = [
+            {"name": each.name, "about": each.about, "parameters": [*each.parameters]}
+            for each in recipes
+        ]
+        _print_json({"recipes": known})
+        return
+    width = max(len(each.name) for each in recipes)
+    _print_lines(f"{each.name:<{width}}  {each.about}" for each in recipes)
+
+
+def _print_plan(done: Report) -> None:
+    """Print what recipes are going to do, if there are any."""
+    if done.changes:
+        from .recipe.plan_table import plan_lines
+
+        _print_lines(plan_lines(done.plan_rows()))
+        _print_lines([""])
 
 
 def _print_json(content: dict[str, Any]) -> None:

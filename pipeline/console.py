@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
     from ..converters.output import Plan
     from ..converters.tensors import TensorDict
+    from .like import Likeness
 
 __all__ = ["FOUND", "INTERRUPTED", "Console", "guarded", "human"]
 
+SHOWN = 20  # tensors that are not as they should be, of each kind
 SHOWN_NOTES = 5
 FOUND = 1  # differences or findings, docs/adr/0009
 INTERRUPTED, TERMINATED, BUG = 130, 143, 70  # 128 + signal, as shells count; EX_SOFTWARE
 # A bar that is gone before one has seen it only flickers.
 BAR_FLOOR_BYTES = 64 << 20
 # What was asked for, tensor by tensor; the counts tell it, and `-v`.
-_ASKED_FOR = frozenset({Kind.EXCLUDED, Kind.CAST, Kind.UPDATED, Kind.ADDED})
+_ASKED_FOR = frozenset(
+    {Kind.EXCLUDED, Kind.CAST, Kind.UPDATED, Kind.ADDED, Kind.TRANSFORMED, Kind.MOVED}
+)
 
 
 def human(nbytes: float) -> str:
@@ -86,6 +90,11 @@ class Console(Listener):
     def further_notes(self, notes: Sequence[Note]) -> None:
         """Print those of all notes that came up after the source was opened."""
         self.notes(notes[self._told :])
+
+    def compared(self, likeness: Likeness) -> None:
+        """Print how the result differs from what it should be like."""
+        for line in likeness.lines(None if self._verbose else SHOWN):
+            self.say(line)
 
     def started(self, plan: Plan) -> None:
         """Show how writing goes on."""

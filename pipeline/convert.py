@@ -6,10 +6,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..converters.digests import digest_all
 from ..converters.errors import LossError, UsageError
@@ -21,15 +21,20 @@ from ..converters.staging import Staging, target_error
 from ..converters.tensors import TensorDict
 from .casts import cast_notes, cast_tensors, loss_notes, parse_casts
 from .options import ConvertOptions, default_jobs
+from .recipe.applied import with_files
 from .report import Report
 from .selection import select, select_average, select_weights
 from .targets import Target, target_at
 from .update import updated
 from .verify import digests_as_read, sample_of, source_digests, verify_copy
 
+if TYPE_CHECKING:
+    from .like import Likeness
+    from .recipe.model import Recipe
+
 __all__ = [
     "ConvertOptions", "Listener", "Prepared", "StoreText", "beside", "chosen", "convert",
-    "default_jobs", "fitting", "name_of_copy", "prepared", "refuse_losses",
+    "convert_chosen", "default_jobs", "fitting", "name_of_copy", "prepared", "refuse_losses",
 ]  # fmt: skip
 
 StoreText = Callable[[Path | None, Callable[[], str]], None]  # puts a text beside the target
@@ -54,6 +59,9 @@ class Listener:
 
     def opened(self, tensors: TensorDict) -> None:
         """The source was recognised and its index read."""
+
+    def compared(self, likeness: Likeness) -> None:
+        """The result was compared with what it should be like."""
 
     def started(self, plan: Plan) -> None:
         """Writing begins."""
@@ -89,19 +97,47 @@ def convert(
         ConvertError: see `converters/errors.py`; the target is then as it was.
     """
     options, listener = options or ConvertOptions(), listener or Listener()
+    tensors = chosen(source, options, listener)
+    return convert_chosen(source, tensors, target, options, listener)
+
+
+def convert_chosen(
+    source: str | os.PathLike[str],
+    tensors: AbstractContextManager[tuple[TensorDict, TensorDict]],
+    target: str | os.PathLike[str],
+    options: ConvertOptions,
+    listener: Listener,
+) -> Report:
+    """Write tensors that are chosen already; otherwise as `convert`.
+
+    Args:
+        source: where they come from.
+        tensors: gives them, as `chosen` does; entered when the target is known to be writable.
+        target: as `convert` takes it.
+        options: how to write them.
+        listener: hears how it goes on.
+
+    Raises:
+        ConvertError: see `converters/errors.py`; the target is then as it was.
+    """
     endpoint = options.read.endpoint_url
     with target_at(target, folder=options.write.folder, endpoint=endpoint) as place:
-        return _convert(source, place, options, listener)
+        return _convert(source, tensors, place, options, listener)
 
 
 def _convert(
-    source: str | os.PathLike[str], target: Target, options: ConvertOptions, listener: Listener
+    source: str | os.PathLike[str],
+    tensors: AbstractContextManager[tuple[TensorDict, TensorDict]],
+    target: Target,
+    options: ConvertOptions,
+    listener: Listener,
 ) -> Report:
     began = time.perf_counter()
     with (
-        prepared(source, target, options, listener) as (opened, kept, plan, options),
-        beside(plan, options) as store,
+        prepared(source, tensors, target, options, listener) as ready,
+        beside(ready.plan, ready.options) as store,
     ):
+        opened, kept, plan, options, likeness = ready
         written = Written()
         if not options.dry_run:
             written = _write(plan, kept, target, options, listener, store)
@@ -109,8 +145,9 @@ def _convert(
         seconds = time.perf_counter() - began
         shown = target.shown(plan)
         done = Report(
-            target.name, opened, kept, shown, written.digests, options, seconds, target.sent
-        )
+            target.name, opened, kept, shown, written.digests, options, seconds, target.sent,
+            likeness,
+        )  # fmt: skip
         store(options.report, lambda: json.dumps(done.json(), indent=1) + "\n")
     return done
 
@@ -123,28 +160,54 @@ class Prepared(NamedTuple):
         kept: those that are to be written.
         plan: where they go.
         options: how, with what the target itself says of it.
+        likeness: how the tensors differ from what they should be like, where that was asked for.
     """
 
     opened: TensorDict
     kept: TensorDict
     plan: Plan
     options: ConvertOptions
+    likeness: Likeness | None = None
 
 
 @contextmanager
 def prepared(
-    source: str | os.PathLike[str], target: Target, options: ConvertOptions, listener: Listener
+    source: str | os.PathLike[str],
+    tensors: AbstractContextManager[tuple[TensorDict, TensorDict]],
+    target: Target,
+    options: ConvertOptions,
+    listener: Listener,
 ) -> Iterator[Prepared]:
-    """Open a source and plan its target; the source is open as long as the context is.
+    """Open tensors and plan their target; they are open as long as the context is.
+
+    Args:
+        source: where they come from.
+        tensors: gives them, as `chosen` does; entered when the target is known to be writable.
+        target: where they go.
+        options: how to write them.
+        listener: hears how it goes on.
 
     Raises:
         ConvertError: the source cannot be read, or the target cannot be written like that.
     """
     writer, options = _writer(target, options)
-    with chosen(source, options, listener) as (opened, kept):
+    with tensors as (opened, kept):
         plan = _plan(writer, kept, target.path, options)
         _check_place(plan, Path(source))
-        yield Prepared(opened, kept, plan, options)
+        yield Prepared(opened, kept, plan, options, _compared(kept, options, listener))
+
+
+def _compared(tensors: TensorDict, options: ConvertOptions, listener: Listener) -> Likeness | None:
+    """Compare the result with what it should be like; refuse it where it has to be."""
+    if options.like is None:
+        return None
+    from .like import like  # few runs need it
+
+    likeness = like(tensors, options.like)
+    listener.compared(likeness)
+    if options.strict_like:
+        likeness.refuse()
+    return likeness
 
 
 @contextmanager
@@ -159,11 +222,31 @@ def chosen(
         ConvertError: the source cannot be read, or what is asked for is not there.
     """
     casts = parse_casts(options.dtypes)
+    recipes = _recipes(options.recipes)
     with open_tensors(source, options.read, format=options.source_format) as base:
         listener.opened(base)
         with updated(base, options.updates, options.read) as opened:
             kept = _without_missing(_select(opened, options), options)
+            if recipes:
+                kept = _applied(recipes, opened, kept)
             yield opened, cast_tensors(kept, casts, options.by)
+
+
+def _recipes(texts: Iterable[str]) -> list[Recipe]:
+    if not texts:
+        return []
+    from .recipe.read import parse_recipe  # few runs need it
+
+    return [parse_recipe(text) for text in texts]
+
+
+def _applied(recipes: list[Recipe], opened: TensorDict, kept: TensorDict) -> TensorDict:
+    """Return what recipes make of tensors; notes name those as their source does."""
+    from .recipe.apply import apply_recipes
+
+    by_key = {opened.origin(name).key: name for name in opened}
+    moved = (name for name in kept if kept.origin(name).key != opened.origin(name).key)
+    return apply_recipes(recipes, kept, {name: by_key[kept.origin(name).key] for name in moved})
 
 
 def fitting(
@@ -183,6 +266,8 @@ def fitting(
 def _writer(target: Target, options: ConvertOptions) -> tuple[Format, ConvertOptions]:
     """Return the format to write, and refuse what it cannot do before anything is read."""
     path = target.path
+    if options.strict_like and options.like is None:
+        raise UsageError("--strict-like needs --like TARGET")
     if options.digest_file and options.dry_run:
         raise UsageError("a dry run reads no values, so there are no digests", path=path)
     if target.is_folder:
@@ -232,6 +317,7 @@ def _plan(writer: Format, tensors: TensorDict, path: Path, options: ConvertOptio
     if tensors.metadata and not writer.metadata:
         text = f"{writer.title} does not keep the texts {', '.join(sorted(tensors.metadata))}"
         plan = replace(plan, notes=(*plan.notes, Note(Kind.METADATA_LOST, text)))
+    plan = with_files(plan, tensors)
     refuse_losses((*tensors.notes, *plan.notes), path, strict=options.strict)
     return replace(plan, notes=(*cast_notes(tensors), *plan.notes))
 

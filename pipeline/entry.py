@@ -15,7 +15,9 @@ from typing import NoReturn
 
 __all__ = ["VERBS", "main", "script"]
 
-VERBS = ("batch", "check", "diff", "formats", "inspect", "package", "verify")
+VERBS = (
+    "average", "batch", "check", "diff", "formats", "inspect", "package", "recipes", "verify",
+)  # fmt: skip
 
 
 def script() -> NoReturn:

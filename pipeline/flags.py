@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ..converters.errors import ConvertError
 from ..converters.registry import ReadOptions, WriteOptions
 from .console import guarded
 from .isolate import run_isolated
@@ -47,6 +48,15 @@ class Keras1(StrEnum):
 
     keep = "keep"
     modern = "modern"
+
+
+class Layout(StrEnum):
+    """Whose names and axes tensors get."""
+
+    keep = "keep"
+    torch = "torch"
+    jax = "jax"
+    mlx = "mlx"
 
 
 class Names(StrEnum):
@@ -192,9 +202,43 @@ def _choosing(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out tensors whose data is missing.")
     ] = False,
+    layout: Annotated[
+        Layout, typer.Option(help="Names and axes: as they are, or as a framework has them.")
+    ] = Layout.keep,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Change names and values by its rules; repeatable."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter of a recipe."),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="A rule as a recipe has it; repeatable."),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN=NAME", help="Rename as a rule does; repeatable."),
+    ] = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Print all rules as one recipe; do nothing.")
+    ] = False,
 ) -> ConvertOptions:
     """Return what the flags say that choose and change tensors; the one list of them."""
+    recipes: tuple[str, ...] = ()
+    if recipe or setting or rule or rename or print_recipe:
+        from .recipe.one_liners import recipe_texts
+
+        recipes = recipe_texts(recipe or (), setting or (), rule or (), rename or ())
+    if print_recipe:
+        from .recipe.printing import print_texts
+
+        print_texts(recipes)
+        raise typer.Exit
     return ConvertOptions(
+        layout=layout.value,
+        recipes=recipes,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         by=by.value,
@@ -313,10 +357,18 @@ def _merged(
 
     @wraps(command)
     def run(**words: Any) -> None:
-        found = make(**{each.name: words.pop(each.name) for each in shared})
+        given = {each.name: words.pop(each.name) for each in shared}
+        try:
+            found = make(**given)
+        except ConvertError as error:
+            end(partial(_raised, error), debug=words["debug"])
         command(**words, **{word: found})
 
     return _with_parameters(run, [*(each for each in own if each.name != word), *shared])
+
+
+def _raised(error: ConvertError) -> NoReturn:
+    raise error
 
 
 def _with_parameters(run: Callable[..., None], parameters: list[Parameter]) -> Callable[..., None]:

@@ -13,10 +13,12 @@ from ..converters.notes import Kind, Note
 from ..converters.output import Plan
 from ..converters.tensors import Tensor, TensorDict
 from .options import ConvertOptions
+from .recipe.applied import Applied, Change
 from .recorded import recorded_flags
 
 if TYPE_CHECKING:
     from ..converters.stores import Sent
+    from .like import Likeness
 
 __all__ = ["Report"]
 
@@ -25,8 +27,10 @@ _ACTIONS = (
     Kind.EXCLUDED,
     Kind.ADDED,
     Kind.UPDATED,
+    Kind.TRANSFORMED,
     Kind.CAST,
     Kind.ENCODED,
+    Kind.MOVED,
     Kind.RENAMED,
 )
 
@@ -44,6 +48,7 @@ class Report:
         options: how.
         seconds: wall time.
         sent: the objects that were stored, where the target is in a store.
+        likeness: how it differs from what it should be like, where that was asked for.
     """
 
     target: Path
@@ -54,6 +59,7 @@ class Report:
     options: ConvertOptions
     seconds: float
     sent: tuple[Sent, ...] = ()
+    likeness: Likeness | None = None
 
     @property
     def dry_run(self) -> bool:
@@ -94,10 +100,11 @@ class Report:
         texts: dict[str, list[str]] = {}
         for name, note in self._tensor_notes():
             texts.setdefault(name, []).append(note.text)
-        kept_names = {source: kept for kept, source in self._source_names().items()}
+        kept_names = self._kept_names()
+        changes = self._changes()
         for name, tensor in self.source.items():
             kept = kept_names.get(name)
-            row = {
+            row: dict[str, Any] = {
                 "name": name,
                 "key": self.source.origin(name).key,
                 "action": actions[name].value if name in actions else "written",
@@ -109,6 +116,8 @@ class Report:
             }
             if kept is not None:
                 row |= _cast(self.kept[kept])
+            if name in changes:
+                row["recipe"] = changes[name]
             if kept is not None and kept in self.digests:
                 row["digest"] = self.digests[kept]
             yield row
@@ -136,7 +145,33 @@ class Report:
                 for note in self.notes
             ],
             "tensors": list(self.rows()),
+            **({"changes": self.plan_rows()} if self.changes else {}),
+            **({"like": self.likeness.json()} if self.likeness else {}),
         }
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What recipes made of each tensor; none where there was no recipe."""
+        return self.kept.rows if isinstance(self.kept, Applied) else ()
+
+    def plan_rows(self) -> list[dict[str, Any]]:
+        """Return what recipes made of each tensor as JSON values, `--dtype` included."""
+        rows = [row.json() for row in self.changes]
+        for row in rows:
+            if row["target"] is not None:  # after a cast by --dtype, too
+                row["after"]["dtype"] = self.kept[row["target"]].spec.dtype.label
+        return rows
+
+    def _changes(self) -> dict[str, dict[str, Any]]:
+        """Return what rules did with each tensor of the source, where any did."""
+        found: dict[str, dict[str, Any]] = {}
+        for row in self.changes:
+            for name in row.sources if row.rules else ():
+                said = found.setdefault(
+                    name, {"targets": [], "rules": [*row.rules], "steps": [*row.steps]}
+                )
+                said["targets"] += [row.target] if row.target is not None else []
+        return found
 
     def _actions(self) -> dict[str, Kind]:
         """Return what became of each tensor that is not simply written; the gravest counts."""
@@ -161,8 +196,19 @@ class Report:
             if note.tensor is not None:
                 yield names.get(note.tensor, note.tensor), note
 
+    def _kept_names(self) -> dict[str, str]:
+        """Return the name that a tensor of the source is kept under, the first of several."""
+        if isinstance(self.kept, Applied):
+            pairs = [(name, row.target) for row in self.kept.rows for name in row.sources]
+        else:
+            pairs = [(source, kept) for kept, source in self._source_names().items()]
+        return {name: kept for name, kept in reversed(pairs) if kept is not None}
+
     def _source_names(self) -> dict[str, str]:
         """Return the name in the source by the name of each kept tensor; keys never change."""
+        if isinstance(self.kept, Applied):
+            rows = self.kept.rows
+            return {row.target: row.sources[0] for row in rows if row.target is not None}
         if self.kept.origins is self.source.origins:
             return {name: name for name in self.kept}
         by_key = {self.source.origin(name).key: name for name in self.source}

@@ -61,6 +61,7 @@ from ..graphs.keras_h5_targets import (
 )
 from ..graphs.keras_layout import KERAS_3
 from ..graphs.optimizer_facts import optimizers_of_layer
+from ..graphs.told_uses import uses_of_model
 from ..names import decode
 from ..notes import Kind, Note
 from ..output import Plan, ReadBack
@@ -154,6 +155,7 @@ def _tensors(file: _File, options: ReadOptions) -> TensorDict:
         origins=with_texts(origins, tensors),
         notes=tuple(file.notes),
         attachments=file.attachments,
+        uses=uses_of_model(file.model, origins),
         details=file.details,
         sources=(file.source,),
     )

@@ -56,6 +56,7 @@ from ..graphs.keras_names import Described, QuantisedLayer, describe
 from ..graphs.keras_quantisation import dequantise
 from ..graphs.keras_targets import Fit, fit, fit_by_key, looks_like_key
 from ..graphs.optimizer_facts import optimizers_of_layer
+from ..graphs.told_uses import uses_of_model
 from ..notes import Kind, Note
 from ..output import Plan, PlannedFile, ReadBack
 from ..registry import Format, Location, ReadOptions, WriteOptions
@@ -137,6 +138,7 @@ def _tensors(parts: Parts, store: Store, options: ReadOptions) -> TensorDict:
         origins=origins,
         notes=tuple(notes),
         attachments={**parts.attachments, LABELS: _labels(parts, store)},
+        uses=uses_of_model(model, origins),
         details=_details(parts, model, compiled, described),
         sources=tuple(parts.sources),
     )

@@ -64,6 +64,7 @@ from ..graphs.saved_object_graph import (
     with_saved_names,
 )
 from ..graphs.templates import attach, attached
+from ..graphs.told_uses import uses_of_variables
 from ..graphs.trackables import GRAPH_KEY, ObjectGraph
 from ..graphs.variable_roles import describe_variables
 from ..notes import Kind, Note
@@ -160,6 +161,7 @@ class _Model:
             notes=tuple(self._notes),
             broken=unreadable,
             attachments=attach(self._found.prefix, graph, variables, self._copies) if graph else {},
+            uses=uses_of_variables(lambda: meta.graph, variables, tensors, self._copies),
             details=details,
             sources=tuple(self._sources),
         )

@@ -31,6 +31,7 @@ from ..errors import ConvertError, CorruptFileError, NotRecognisedError, TargetE
 from ..graphs.object_aliases import aliases
 from ..graphs.object_graph import GRAPH_KEY, ObjectGraph, describe
 from ..graphs.templates import Arrangement, attach, attached, keep_graph
+from ..graphs.told_uses import uses_of_meta
 from ..graphs.variable_roles import describe_names, find_meta
 from ..notes import Kind, Note
 from ..output import Plan, PlannedFile, ReadBack
@@ -86,6 +87,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
             **({"aliases": named.aliases} if named.aliases else {}),
         },
         attachments=attach(found.prefix, named.graph, origins) if named.graph else {},
+        uses=uses_of_meta(find_meta(found.prefix), origins, tensors),
         sources=bundle.sources,
     )
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from ..containers.checkpoint_files import find, looks_like_checkpoint
 from ..containers.checkpoint_groups import slice_groups
 from ..containers.tensor_slices import TensorSlices
+from ..graphs.told_uses import uses_of_meta
 from ..graphs.variable_roles import describe_names, find_meta
 from ..registry import Format, Location, ReadOptions
 from ..tensors import TensorDict, with_texts
@@ -51,6 +52,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         origins=with_texts(described.origins, slices.tensors),
         notes=(*found.notes, *found.choice(), *slices.notes, *described.notes),
         broken=slices.broken,
+        uses=uses_of_meta(find_meta(found.base), described.origins, slices.tensors),
         details={
             "kind": "name-based",
             "prefix": str(found.prefix),

@@ -55,8 +55,8 @@ PATIENCE_SECONDS = 2.0
 # What does not change the output.
 NO_RECIPE = frozenset(
     {
-        "digest_file", "digests", "dry_run", "endpoint_url", "fsync", "jobs", "overwrite",
-        "report", "verify", "verify_sample",
+        "digest_file", "digests", "dry_run", "endpoint_url", "fsync", "jobs", "like", "overwrite",
+        "report", "strict_like", "verify", "verify_sample",
     }
 )  # fmt: skip
 

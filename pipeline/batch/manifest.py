@@ -7,7 +7,7 @@
 
 Sources are relative to the list's folder, targets to that of the batch; both may be URLs, and so
 may the list. Flags are called as in a conversion's report (`recorded.py`) and count before those of
-the command line.
+the command line; recipes are named by their files, relative to the list's folder too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import csv
 import json
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ MAX_BYTES = 1 << 30
 _FIELDS = {"source", "target", "flags"}
 # What the batch itself decides, or what one model may not say of the others' files.
 OF_THE_BATCH = {
-    "digest_file", "digests", "dry_run", "fsync", "jobs", "report", "verify", "verify_sample",
+    "digest_file", "digests", "dry_run", "fsync", "jobs", "like", "report", "strict_like",
+    "verify", "verify_sample",
 }  # fmt: skip
 
 
@@ -148,4 +150,18 @@ def _entry(row: Any, where: str, folder: Path, options: ConvertOptions) -> Entry
     whole = flags.keys() & OF_THE_BATCH if isinstance(flags, dict) else ()
     if whole:
         raise CorruptFileError(f"`{min(whole)}` is for the whole batch", where=f"{where}: flags")
-    return Entry(joined(folder, source), target, with_flags(options, flags, f"{where}: flags"))
+    found = with_flags(options, flags, f"{where}: flags")
+    if isinstance(flags, dict) and "recipes" in flags:
+        found = replace(found, recipes=tuple(_recipe(each, folder) for each in found.recipes))
+    return Entry(joined(folder, source), target, found)
+
+
+def _recipe(text: str, folder: Path) -> str:
+    """Return a recipe that a list names by its file, relative to the list's folder, or holds."""
+    from ..recipe.builtin import BUILTIN
+    from ..recipe.printing import recipe_text
+    from ..recipe.read import read_recipe
+
+    if "\n" in text:
+        return text
+    return recipe_text(read_recipe(text if text.startswith(BUILTIN) else folder / text))

@@ -12,7 +12,7 @@ from ...converters.errors import CorruptFileError, UsageError
 from ...converters.sources import Source
 from ...converters.staging import Places, Staging, places_of
 from ..batch.jobs import Part
-from ..convert import Listener, Prepared, prepared
+from ..convert import Listener, Prepared, chosen, prepared
 from ..options import ConvertOptions
 from ..targets import target_at
 from .folder import PartsFolder, Shard
@@ -144,7 +144,7 @@ def divided(
     endpoint = options.read.endpoint_url
     with (
         target_at(target, folder=options.write.folder, endpoint=endpoint) as place,
-        prepared(source, place, options, listener) as work,
+        prepared(source, chosen(source, options, listener), place, options, listener) as work,
     ):
         plan = work.plan
         try:

@@ -41,7 +41,7 @@ def finish(division: Division, store: StoreText) -> Mapping[str, str] | None:
         if not there:
             return None
         written = _collected(division)
-        _, kept, plan, options = division.work
+        _, kept, plan, options, _ = division.work
         refuse_losses(loss_notes(kept), plan.files[-1].path, strict=options.strict)
         _write_rest(division, written)
         if wants_digests(options):
@@ -99,7 +99,7 @@ def _verify(division: Division, digests: Mapping[str, str]) -> None:
     The bytes were compared shard by shard. What is left are tensors that only a reader gives back:
     those that were encoded, or lie in the header.
     """
-    _, kept, plan, options = division.work
+    _, kept, plan, options, _ = division.work
     if not options.verify and not options.verify_sample:
         return
     placed = _placed(division)

@@ -219,10 +219,10 @@ def _report(
     store: StoreText,
     began: float,
 ) -> Report:
-    opened, kept, plan, options = division.work
+    opened, kept, plan, options, likeness = division.work
     plan = replace(plan, notes=(*plan.notes, *loss_notes(kept)))
     seconds = time.perf_counter() - began
-    done = Report(target, opened, kept, plan, digests, options, seconds)
+    done = Report(target, opened, kept, plan, digests, options, seconds, likeness=likeness)
     store(options.report, lambda: json.dumps(done.json(), indent=1) + "\n")
     return done
 

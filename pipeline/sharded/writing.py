@@ -69,7 +69,7 @@ def write_shard(division: Division, number: int, listener: Listener) -> Shard:
         LossError: values are lost, under `strict`.
         VerificationError: it does not read back as it should.
     """
-    _, kept, plan, options = division.work
+    _, kept, plan, options, _ = division.work
     file = plan.files[number]
     written = Written()
     with division.folder.writing(number, file.size) as (path, descriptor):
@@ -111,7 +111,7 @@ def _losses(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Losses]]:
 
 def _verify(division: Division, file: PlannedFile, path: Path, digests: Mapping[str, str]) -> None:
     """Compare the bytes on the disk with what the plan says, all or those of a sample."""
-    _, kept, _, options = division.work
+    _, kept, _, options, _ = division.work
     if not options.verify and not options.verify_sample:
         return
     wanted = {name for name, _, _ in file.placements}

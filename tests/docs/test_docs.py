@@ -3,7 +3,8 @@
 Every `console` and `python` block of the README and of `docs/guide` and `docs/formats` is run, in
 order, in a folder with the files that `docs/guide/README.md` puts there. In a `console` block,
 lines after `$ command` are what a terminal shows; `...` stands for anything; `[exit 3]` for an
-exit code other than 0. A `text` block right after a `python` block is what that prints.
+exit code other than 0. A `text` block right after a `python` block is what that prints. A `toml`
+block that begins with `# NAME.toml` is put into a file of that name.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def test_examples_do_what_is_shown(page: Path, folder: Path) -> None:
     for number, (language, text) in enumerate(found):
         if language == "console":
             check_console(text, folder)
+        elif language == "toml" and (name := re.match(r"# (\S+\.toml)\n", text)):
+            (folder / name[1]).write_text(text, encoding="utf-8")
         elif language == "python":
             following = found[number + 1] if number + 1 < len(found) else ("", "")
             check_python(text, following[1] if following[0] == "text" else "", folder)

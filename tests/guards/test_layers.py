@@ -34,6 +34,7 @@ FLOORS = {
     "record": "core",
     "ties": "core",
     "copier": "output",
+    "uses": "base",
     "staging": "output",
     "output": "output",
     "registry": "registry",

@@ -58,7 +58,7 @@ def test_holds_exactly_our_modules(wheel: Path) -> None:
         for path in files
         if path.suffix == ".py"
         or path.name == "py.typed"
-        or path.parent.name in ("templates", "assets")
+        or path.parent.name in ("templates", "assets", "recipes")
         or path.name.endswith(".schema.json")
     }
     folder = f"tensorferry-{version('tensorferry')}.dist-info"

@@ -1,0 +1,1 @@
+"""Recipes: how names and tensors change, as data."""
