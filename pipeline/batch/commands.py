@@ -181,9 +181,9 @@ def _check_page(path: Path) -> None:
     Raises:
         UsageError: the libraries of the extra `report` are not installed, or there is no folder.
     """
-    from ..html import installed
+    from ..html import template_library
 
-    installed("jinja2")
+    template_library()
     if not path.parent.is_dir():
         raise UsageError("the folder does not exist", path=path.parent, hint="make it first")
 

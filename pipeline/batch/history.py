@@ -81,17 +81,16 @@ def history_of(root: Path) -> History:
     Raises:
         NotRecognisedError: there is no ledger.
     """
-    last: dict[str, Row] = {}
+    last: dict[str, Entry] = {}  # no rows: of a million models they are gigabytes
     attempts: Counter[str] = Counter()
     skipped: dict[str, str] = {}
     for row in all_rows(root):
         if row["event"] == "skipped":
             skipped[row["source"]] = row["error"]
             continue
-        last[row["target"]] = row
         attempts[row["target"]] += row["event"] == "started"
-    entries = [_entry(row, attempts[target]) for target, row in sorted(last.items())]
-    return History(entries, skipped)
+        last[row["target"]] = _entry(row, attempts[row["target"]])
+    return History([entry for _, entry in sorted(last.items())], skipped)
 
 
 def sums(entries: Iterable[Entry]) -> list[Sum]:

@@ -25,6 +25,7 @@ import fcntl
 import heapq
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,7 @@ LEDGER = "tensorferry-ledger.jsonl"
 _PARTS = "tensorferry-ledger.*-of-*.jsonl"
 # A worker of a batch that was killed may take this long to be gone.
 PATIENCE_SECONDS = 2.0
+OTHER_FILES = 256  # that may be open beside many ledgers
 # What does not change the output.
 NO_RECIPE = frozenset(
     {
@@ -352,7 +354,18 @@ def all_rows(root: Path) -> Iterator[Row]:
 
 def in_time(paths: Iterable[Path]) -> Iterator[Row]:
     """Yield the rows of several ledgers in the order of their times."""
+    paths = list(paths)
+    _allow_files(2 * len(paths))  # read, and by `merge` locked
     return heapq.merge(*map(read_rows, paths), key=_time)
+
+
+def _allow_files(count: int) -> None:
+    """Raise the limit of open files for so many more, as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OTHER_FILES + count
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _time(row: Row) -> str:

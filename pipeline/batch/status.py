@@ -53,22 +53,30 @@ def status_of(root: Path) -> Status:
     Raises:
         NotRecognisedError: there is no ledger.
     """
-    status, last = Status(), dict[str, Row]()
+    status = Status()
+    # Bytes and seconds of what is done, or the row of a failure: of a million models that is a lot.
+    last: dict[str, tuple[int, float] | Row | None] = {}
     for row in all_rows(root):
         if row["event"] == "skipped":
             status.skipped[row["source"]] = row["error"]
+        elif row["event"] == "done":
+            last[row["target"]] = _bytes(row), row.get("seconds", 0.0)
         else:
-            last[row["target"]] = row
-    for target, row in last.items():
-        if row["event"] == "done":
-            status.done += 1
-            status.nbytes += sum(file["size"] for file in row["files"])
-            status.seconds += row.get("seconds", 0.0)
-        elif row["event"] == "failed":
-            status.failed[target] = row
-        else:
+            last[row["target"]] = row if row["event"] == "failed" else None
+    for target, what in last.items():
+        if what is None:
             status.unfinished.append(target)
+        elif isinstance(what, tuple):
+            status.done += 1
+            status.nbytes += what[0]
+            status.seconds += what[1]
+        else:
+            status.failed[target] = what
     return status
+
+
+def _bytes(row: Row) -> int:
+    return sum(file["size"] for file in row["files"])
 
 
 def failure_lines(row: Row) -> Iterator[str]:

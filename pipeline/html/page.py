@@ -14,7 +14,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from ..diff import Difference
     from ..stats import Stats
 
-__all__ = ["diff_page", "inspect_page", "installed", "render", "write_page"]
+__all__ = ["diff_page", "inspect_page", "render", "template_library", "write_page"]
 
 # In this order: each uses what those before it define.
 SCRIPTS = ("basics", "core", "table", "details", "plots", "main")
@@ -119,7 +118,7 @@ def write_page(path: Path, page: str) -> None:
 
 
 def _page(template: str, data: Mapping[str, Any], **words: Any) -> str:
-    library = installed("plotly.offline").get_plotlyjs()
+    library = _plotting_library()
     return render(
         template,
         scripts=SCRIPTS,
@@ -136,7 +135,7 @@ def render(template: str, *, scripts: Sequence[str], **words: Any) -> str:
     Raises:
         UsageError: the libraries of the extra `report` are not installed.
     """
-    jinja2 = installed("jinja2")
+    jinja2 = template_library()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -157,19 +156,38 @@ def render(template: str, *, scripts: Sequence[str], **words: Any) -> str:
     return page
 
 
-def installed(name: str) -> Any:
-    """Return a library of the extra `report`.
+def template_library() -> Any:
+    """Return what makes pages of templates.
 
     Raises:
         UsageError: it is not installed.
     """
     try:
-        return import_module(name)
+        import jinja2
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"an HTML report needs {error.name}, which is not installed",
-            hint="install the extra: pip install 'tensorferry[report]'",
-        ) from error
+        raise _missing(error) from error
+    return jinja2
+
+
+def _plotting_library() -> str:
+    """Return the script that draws.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import plotly.offline
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    script: str = plotly.offline.get_plotlyjs()
+    return script
+
+
+def _missing(error: ModuleNotFoundError) -> UsageError:
+    return UsageError(
+        f"an HTML report needs {error.name}, which is not installed",
+        hint="install the extra: pip install 'tensorferry[report]'",
+    )
 
 
 def _script(names: Sequence[str]) -> str:

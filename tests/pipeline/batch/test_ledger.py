@@ -375,3 +375,24 @@ def test_parts_share_all_targets_and_none_twice() -> None:
     assert {len(each) for each in owners} == {1}
     sizes = [sum(each == [part] for each in owners) for part in range(1, 8)]
     assert min(sizes) > 100
+
+
+MERGE = """
+import resource, sys
+from pathlib import Path
+from tensorferry.pipeline.batch.ledger import merge
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+print(merge(Path(sys.argv[1])))
+"""
+
+
+def test_more_parts_are_merged_than_files_may_be_open(root: Path, job: Job) -> None:
+    for number in range(1, 101):
+        with Ledger(root, Part(number, 100)) as ledger:
+            ledger.started(replace(job, target=str(root / f"{number}.npz")), 1)
+    done = subprocess.run(
+        [sys.executable, "-c", MERGE, str(root)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("100\n", "")
+    assert len(status_of(root).unfinished) == 100
