@@ -67,7 +67,7 @@ def test_kinds_of_errors_are_kinds_of_each_other() -> None:
     assert issubclass(errors.UnsafeFileError, CorruptFileError)
     assert issubclass(errors.LossError, TargetError)
     named = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
-    assert len(named) == 9
+    assert len(named) == 10
     assert all(issubclass(each, ConvertError) for each in named)
 
 
@@ -98,7 +98,8 @@ def test_messages_of_errors_are_printable() -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_only_lost_things_are_losses(kind: Kind) -> None:
-    assert kind.lossy == (kind in (Kind.DROPPED, Kind.OUT_OF_RANGE, Kind.METADATA_LOST))
+    losses = (Kind.DROPPED, Kind.OUT_OF_RANGE, Kind.METADATA_LOST, Kind.UNDECIDED)
+    assert kind.lossy == (kind in losses)
 
 
 def test_notes_name_their_tensor() -> None:
