@@ -41,8 +41,8 @@ def test_work_is_done_in_other_processes_two_at_a_time(pool: LocalExecutor) -> N
     pids = {pool.submit(os.getpid).result(30) for _ in range(5)}
     assert os.getpid() not in pids
     began = time.monotonic()
-    wait([pool.submit(time.sleep, 0.5) for _ in range(2)])
-    assert time.monotonic() - began < 0.95
+    wait([pool.submit(time.sleep, 2) for _ in range(2)])
+    assert time.monotonic() - began < 3.9
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
