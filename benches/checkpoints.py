@@ -26,6 +26,8 @@ COUNTS = {TINY: 100_000, PAGE: 10_000}
 LOOK = "look"
 LOOKED_AT, SAME, OTHER = "1.3GB", "1.3GB-same", "1.3GB-other"
 SEEDS = {OTHER: 1}
+# A recipe that transposes 1.2 GB of the largest.
+RECIPE = "recipe"
 # Many small models in one folder: how many, and the tensors of each (2 MB).
 ZOO, ZOO_COUNT = "zoo", 300
 ZOO_SHAPES = {f"block_{number // 3}/part_{number % 3}": (75, 75) for number in range(90)}
@@ -36,7 +38,7 @@ KERAS = {
     ARCHIVE: ("model.keras", 100, 1048),
     MANY: ("model.h5", 2500, 152),
 }
-KINDS = (*BERTS, *COUNTS, *KERAS, LOOK, ZOO)
+KINDS = (*BERTS, *COUNTS, *KERAS, LOOK, RECIPE, ZOO)
 
 Shape = tuple[int, ...]
 
@@ -72,6 +74,7 @@ def ensure(folder: Path, kinds: tuple[str, ...]) -> None:
     """Make what is not there yet."""
     if LOOK in kinds:
         kinds = (*(kind for kind in kinds if kind != LOOK), LOOKED_AT, SAME, OTHER, PAGE)
+    kinds = tuple(LOOKED_AT if kind == RECIPE else kind for kind in kinds)
     missing = [each for each in dict.fromkeys(kinds) if not files_of(folder, each)[0].exists()]
     if missing:
         subprocess.run([sys.executable, __file__, str(folder), *missing], check=True)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 __all__ = ["VERBS", "main", "script"]
 
-VERBS = ("average", "batch", "check", "diff", "formats", "inspect", "recipes", "verify")
+VERBS = ("average", "batch", "check", "diff", "formats", "inspect", "map", "recipes", "verify")
 
 
 def script() -> NoReturn:
