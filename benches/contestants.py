@@ -23,6 +23,7 @@ from checkpoints import (
     PACKAGED,
     PAGE,
     POLICY,
+    RECIPE,
     SAME,
     TINY,
     TRIVIAL,
@@ -50,6 +51,7 @@ KERAS_SCRIPT = "keras_to_safetensors.py"
 MEMORY = Bar("memory", 64 * MEGABYTE)
 MORE_MEMORY = Bar("memory", 100 * MEGABYTE)
 STATS_MEMORY = Bar("memory", 150 * MEGABYTE)
+RECIPE_MEMORY = Bar("memory", 300 * MEGABYTE)
 STATS_SECONDS = Bar("seconds", 1342 / 400)  # of 1,342 MB at 400 MB/s
 
 
@@ -123,6 +125,7 @@ class Bench:
             ARCHIVE: partial(self._keras, ARCHIVE),
             MANY: self._many,
             LOOK: self._look,
+            RECIPE: self._recipe,
             ZOO: self._zoo,
             PACKAGE: self._package,
             MIXED: self._mixed,
@@ -131,7 +134,7 @@ class Bench:
         }
         rounds = {"100MB": 5, TINY: 5, TRIVIAL: 5, NAMES: 3}
         contestants = tuple(makers[kind]() if kind in makers else self._middle(kind))
-        files = files_of(self.folder, LOOKED_AT if kind in (LOOK, PACKAGE) else kind)
+        files = files_of(self.folder, LOOKED_AT if kind in (LOOK, PACKAGE, RECIPE) else kind)
         return Group(kind, files, contestants, self.rounds or rounds.get(kind, 9))
 
     def _small(self) -> list[Contestant]:
@@ -214,6 +217,18 @@ class Bench:
                       source_of(self.folder, PAGE), "--stats", "--html", "{out}/page.html",
                       bars=(Bar("seconds", 10),)),
         ]  # fmt: skip
+
+    def _recipe(self) -> list[Contestant]:
+        source = source_of(self.folder, LOOKED_AT)
+        words = (source, "{out}/", "--to", "safetensors", "--recipe", "builtin:bert", "-q")
+        bars = (Bar("ratio", 4, COPY, 2.5), RECIPE_MEMORY)
+        return [
+            self._cp(LOOKED_AT),
+            self._cp(LOOKED_AT, NOISE),
+            self._ours(LOOKED_AT, TARGETS[0]),
+            self._run("convert by builtin:bert", *words, bars=bars),
+            self._run("convert by builtin:bert, one thread", *words, "--jobs", "1", bars=()),
+        ]
 
     def _zoo(self) -> list[Contestant]:
         root = self.folder / ZOO

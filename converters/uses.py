@@ -59,7 +59,8 @@ class Use:
         why: the same for people: a node, a class, a pattern.
         facts: what else counts for a layout. Of all layers: `epsilon`, `momentum`. DENSE:
             `transposed` (the kernel is `(out, in)`), `flattened` (it reads what was flattened from
-            several axes, in an order that depends on the layout). LSTM: `gates` (`ifco`, `ijfo`),
+            several axes, in an order that depends on the layout; or `perhaps`), `axes` (their
+            lengths, channels last). LSTM: `gates` (`ifco`, `ijfo`),
             `forget_bias` (added when it runs). GRU: `gates` (`zrh`), `reset_after`. Recurrent
             layers: `direction` (`forward`, `backward`) of a half of a bidirectional one.
             EINSUM_DENSE: `equation`, or `summed`: it is summed over so many of its first axes.
@@ -71,6 +72,17 @@ class Use:
     evidence: Evidence
     why: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "layer": self.layer,
+            "kind": self.kind.value,
+            "part": self.part,
+            "evidence": self.evidence.value,
+            "why": self.why,
+            **({"facts": dict(self.facts)} if self.facts else {}),
+        }
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from .cli_batch import batch
 from .cli_check import check_command
 from .cli_diff import diff_command
 from .cli_inspect import inspect_command
+from .cli_map import map_command
 from .cli_package import package
 from .cli_verify import verify_command
 from .commands import run_convert, run_formats, run_recipes
@@ -153,6 +154,7 @@ app.command("average")(average_command)
 app.command("inspect")(inspect_command)
 app.command("check")(check_command)
 app.command("diff")(diff_command)
+app.command("map")(map_command)
 app.command("verify")(verify_command)
 
 

@@ -64,6 +64,9 @@ def inspect_command(
         str | None,
         typer.Option("--csv", metavar="FILE", help="Write statistics as CSV; - is stdout."),
     ] = None,
+    layout: Annotated[
+        bool, typer.Option("--layout", help="Show what layer each is a part of, and how we know.")
+    ] = False,
     html: HtmlFile = None,
     digests: DigestFile = None,
     jobs: Jobs = 0,
@@ -83,6 +86,7 @@ def inspect_command(
         as_tree=as_tree,
         stats=stats,
         csv=csv,
+        layout=layout,
         html=html,
         digests=digests,
         jobs=jobs,

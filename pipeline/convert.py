@@ -21,7 +21,7 @@ from ..converters.staging import Staging, target_error
 from ..converters.tensors import TensorDict
 from .casts import cast_notes, cast_tensors, loss_notes, parse_casts
 from .options import ConvertOptions, default_jobs
-from .recipe.applied import with_files
+from .recipe.applied import Applied, with_files
 from .report import Report
 from .selection import select, select_average, select_weights
 from .targets import Target, target_at
@@ -29,6 +29,7 @@ from .update import updated
 from .verify import digests_as_read, sample_of, source_digests, verify_copy
 
 if TYPE_CHECKING:
+    from .layout.apply import Target as LayoutTarget
     from .like import Likeness
     from .recipe.model import Recipe
 
@@ -227,6 +228,8 @@ def chosen(
         listener.opened(base)
         with updated(base, options.updates, options.read) as opened:
             kept = _without_missing(_select(opened, options), options)
+            if options.layout != "keep":
+                kept = _laid_out(options.layout, opened, kept)
             if recipes:
                 kept = _applied(recipes, opened, kept)
             yield opened, cast_tensors(kept, casts, options.by)
@@ -240,13 +243,27 @@ def _recipes(texts: Iterable[str]) -> list[Recipe]:
     return [parse_recipe(text) for text in texts]
 
 
+def _laid_out(target: LayoutTarget, opened: TensorDict, kept: TensorDict) -> TensorDict:
+    """Return tensors as a framework has them; notes name those as their source does."""
+    from .layout.apply import apply_layout
+
+    return apply_layout(kept, target, _moved(opened, kept))
+
+
 def _applied(recipes: list[Recipe], opened: TensorDict, kept: TensorDict) -> TensorDict:
     """Return what recipes make of tensors; notes name those as their source does."""
     from .recipe.apply import apply_recipes
 
+    # What a layout has made knows its sources itself.
+    names = {} if isinstance(kept, Applied) else _moved(opened, kept)
+    return apply_recipes(recipes, kept, names)
+
+
+def _moved(opened: TensorDict, kept: TensorDict) -> dict[str, str]:
+    """Return what the source calls tensors that have another name; keys never change."""
     by_key = {opened.origin(name).key: name for name in opened}
     moved = (name for name in kept if kept.origin(name).key != opened.origin(name).key)
-    return apply_recipes(recipes, kept, {name: by_key[kept.origin(name).key] for name in moved})
+    return {name: by_key[kept.origin(name).key] for name in moved}
 
 
 def fitting(
@@ -331,10 +348,13 @@ def refuse_losses(notes: Iterable[Note], path: Path, *, strict: bool = True) -> 
     losses = [note for note in notes if note.kind.lossy]
     if strict and losses:
         first, more = losses[0], f", and {len(losses) - 1} more" if len(losses) > 1 else ""
-        hint = "leave --strict out to accept it"
+        what, hint = "would be lost", "leave --strict out to accept it"
+        if first.kind is Kind.UNDECIDED:
+            what = first.kind.value
+            hint = f"say what becomes of it in a rule (--recipe), --exclude it, or {hint}"
         if first.kind is Kind.OUT_OF_RANGE:
             hint = f"put --dtype '{first.tensor}=keep' first, or {hint}"
-        raise LossError(f"would be lost: {first}{more}", path=path, hint=hint)
+        raise LossError(f"{what}: {first}{more}", path=path, hint=hint)
 
 
 def _check_place(plan: Plan, source: Path) -> None:

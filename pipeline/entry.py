@@ -16,7 +16,8 @@ from typing import NoReturn
 __all__ = ["VERBS", "main", "script"]
 
 VERBS = (
-    "average", "batch", "check", "diff", "formats", "inspect", "package", "recipes", "verify",
+    "average", "batch", "check", "diff", "formats", "inspect", "map", "package", "recipes",
+    "verify",
 )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ shapes:
     {"dense/kernel": [4, 8], "dense/bias": {"shape": [8], "dtype": "float32"}}
 
 A length may be null: any. What training alone needs (optimizer slots and state, counters, moving
-averages, tables) may be missing; so may what a Keras config does not insist on.
+averages, tables) may be missing; so may what a Keras config does not insist on, and PyTorch's
+`num_batches_tracked`.
 """
 
 from __future__ import annotations
@@ -201,10 +202,17 @@ def wanted_by(
     with open_tensors(target) as opened:
         return {
             name: Wanted(
-                each.spec.shape, each.spec.dtype, opened.origin(name).role not in _OF_TRAINING
+                each.spec.shape,
+                each.spec.dtype,
+                opened.origin(name).role not in _OF_TRAINING and not _is_counter(name),
             )
             for name, each in opened.items()
         }
+
+
+def _is_counter(name: str) -> bool:
+    """Tell whether PyTorch begins to count by itself (`_NormBase._load_from_state_dict`)."""
+    return name.rpartition(".")[2] == "num_batches_tracked"
 
 
 # What is no model
@@ -267,4 +275,4 @@ def _entry(name: str, value: object, path: Path) -> Wanted:
             "is no JSON of names and shapes", path=path, where=f"tensor `{name}`",
             hint='as in {"dense/kernel": [4, 8], "dense/bias": {"shape": [8], "dtype": "float32"}}',
         )  # fmt: skip
-    return Wanted(tuple(shape) if shape is not None else None, dtype)
+    return Wanted(tuple(shape) if shape is not None else None, dtype, needed=not _is_counter(name))

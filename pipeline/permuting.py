@@ -25,6 +25,8 @@ RUN_BYTES = 1024  # of the source, read in one go
 ROWS = 4  # of all other axes together
 # Below this all of it is in the cache anyway, and one call is faster than many.
 SMALL_BYTES = 128 << 10
+# Made at once: in 1 MiB of (1024, 4096) there are but 64 rows, and so a quarter of a run.
+BLOCK_BYTES = 4 << 20
 
 
 class PermutedTensor(Tensor):
@@ -53,12 +55,15 @@ class PermutedTensor(Tensor):
         shape, axes = merged(self._inner.spec.shape, self._axes)
         held = np.frombuffer(_bytes(self._inner), unit(itemsize)).reshape(shape)
         turned = held.transpose(axes)
-        buffer = np.empty(max(max_bytes // itemsize, 1), unit(itemsize))
-        for block in blocks(turned.shape, itemsize, max_bytes):
+        size = max(max_bytes, BLOCK_BYTES)
+        piece = max(max_bytes // itemsize, 1) * itemsize
+        buffer = np.empty(min(size // itemsize, held.size), unit(itemsize))
+        for block in blocks(turned.shape, itemsize, size):
             source = turned[block.prefix][block.start : block.stop]
             target = buffer[: source.size].reshape(block.shape)
             tiled_copy(target, source)
-            yield target.reshape(-1).view(np.uint8).data
+            made = target.reshape(-1).view(np.uint8).data
+            yield from (made[at : at + piece] for at in range(0, len(made), piece))
 
 
 def _bytes(tensor: Tensor) -> bytearray:

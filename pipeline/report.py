@@ -12,6 +12,7 @@ from ..converters.casting import CastTensor
 from ..converters.notes import Kind, Note
 from ..converters.output import Plan
 from ..converters.tensors import Tensor, TensorDict
+from ..converters.uses import Uses
 from .options import ConvertOptions
 from .recipe.applied import Applied, Change
 from .recorded import recorded_flags
@@ -25,6 +26,7 @@ __all__ = ["Report"]
 _ACTIONS = (
     Kind.DROPPED,
     Kind.EXCLUDED,
+    Kind.UNDECIDED,
     Kind.ADDED,
     Kind.UPDATED,
     Kind.TRANSFORMED,
@@ -118,6 +120,8 @@ class Report:
                 row |= _cast(self.kept[kept])
             if name in changes:
                 row["recipe"] = changes[name]
+            if isinstance(self.kept, Applied):
+                row |= _layout(self.kept.told, name)
             if kept is not None and kept in self.digests:
                 row["digest"] = self.digests[kept]
             yield row
@@ -178,7 +182,7 @@ class Report:
         actions: dict[str, Kind] = {}
         for kind in reversed(_ACTIONS):
             for name, note in self._tensor_notes():
-                if note.kind is kind:
+                if note.kind is kind and name in self.source:  # a layout may have added it
                     actions[name] = kind
         return actions
 
@@ -208,11 +212,19 @@ class Report:
         """Return the name in the source by the name of each kept tensor; keys never change."""
         if isinstance(self.kept, Applied):
             rows = self.kept.rows
-            return {row.target: row.sources[0] for row in rows if row.target is not None}
+            return {row.target: row.sources[0] for row in rows if row.target and row.sources}
         if self.kept.origins is self.source.origins:
             return {name: name for name in self.kept}
         by_key = {self.source.origin(name).key: name for name in self.source}
         return {name: by_key[self.kept.origin(name).key] for name in self.kept}
+
+
+def _layout(told: Uses, name: str) -> dict[str, Any]:
+    """Return what a row says of the layout: what a tensor is for, or why nobody knows."""
+    use = told.known.get(name)
+    if use is not None:
+        return {"layout": use.json()}
+    return {"layout": {"undecided": told.undecided[name]}} if name in told.undecided else {}
 
 
 def _cast(tensor: Tensor) -> dict[str, Any]:

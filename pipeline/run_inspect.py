@@ -43,6 +43,7 @@ class InspectOptions:
         as_tree: group them by layer.
         stats: read all values, and show what they are like.
         csv: write the statistics there; `-` is stdout.
+        layout: show the layer that each tensor is a part of.
         html: write a page there.
         digests: read all values, and write the digest of every tensor there.
         jobs: number of threads; 0 chooses.
@@ -60,6 +61,7 @@ class InspectOptions:
     as_tree: bool = False
     stats: bool = False
     csv: str | None = None
+    layout: bool = False
     html: Path | None = None
     digests: Path | None = None
     jobs: int = 0
@@ -77,12 +79,16 @@ class InspectOptions:
             for flag, given in {
                 "--tree": self.as_tree, "--sort": self.sort, "--stats": self.stats,
                 "--csv": self.csv, "--html": self.html, "--digests": self.digests,
+                "--layout": self.layout,
             }.items():  # fmt: skip
                 if given:
                     hint = f"leave out NAME or {flag}"
                     raise UsageError(f"{flag} means nothing where values are printed", hint=hint)
         if self.stats and self.as_tree:
             raise UsageError("a tree has no statistics", hint="leave out --tree or --stats")
+        if self.layout and (self.stats or self.as_tree or self.csv == STDOUT):
+            hint = "leave out --layout, or --stats, --tree and --csv -"
+            raise UsageError("--layout shows a table of its own", hint=hint)
         if self.csv == STDOUT and self.as_json:
             raise UsageError("two things for stdout: JSON and CSV", hint="name a file with --csv")
 
@@ -173,7 +179,9 @@ def _print(
     options: InspectOptions,
 ) -> None:
     if options.as_json:
-        if stats is None:
+        if options.layout:
+            _print_lines([_layout_text(tensors, stats, findings)])
+        elif stats is None:
             sys.stdout.writelines(inventory_text(tensors))
         else:
             _print_lines([json.dumps(inventory(tensors, stats, findings), separators=(",", ":"))])
@@ -188,7 +196,11 @@ def _print(
         _print_lines([*head, ""] if head else [])
     people = sys.stdout.isatty()
     size = human if people else exact
-    if stats is not None:
+    if options.layout:
+        from .layout.shown import layout_table
+
+        shown = layout_table(tensors)
+    elif stats is not None:
         shown = stats_table(tensors, stats)
     elif options.as_tree:
         shown = tree(tensors, size, options.sort)
@@ -199,6 +211,19 @@ def _print(
         from .finding_lines import finding_lines
 
         _print_lines(["", *finding_lines(findings)])
+
+
+def _layout_text(
+    tensors: TensorDict, stats: Mapping[str, Stats] | None, findings: Sequence[Finding]
+) -> str:
+    """Return the inventory as JSON, with what each tensor is used for in its row."""
+    from .layout.shown import layout_json
+
+    found, layouts = inventory(tensors, stats, findings), layout_json(tensors)
+    for row in found["tensors"]:
+        if row["name"] in layouts:
+            row["layout"] = layouts[row["name"]]
+    return json.dumps(found, separators=(",", ":"))
 
 
 def _print_table(shown: Table, *, people: bool) -> None:

@@ -31,6 +31,7 @@ from ..containers.messages import Body
 from ..containers.weights_manifest import is_old_graph
 from ..errors import ConvertError, NotRecognisedError
 from ..graphs.constants import Constants, read_constants
+from ..graphs.told_uses import uses_of_variables
 from ..notes import Kind, Note
 from ..registry import Format, Location, ReadOptions
 from ..sources import FileSource, Source
@@ -74,6 +75,7 @@ def _open(location: Location, options: ReadOptions) -> TensorDict:
         tensors=found.tensors,
         origins=found.origins,
         notes=tuple(_notes(found)),
+        uses=uses_of_variables(lambda: Body.whole(source), found.origins, found.tensors),
         details={"kind": "text" if text else "binary", "variables": found.variables},
         sources=(source,),
     )

@@ -161,7 +161,7 @@ class _Model:
             notes=tuple(self._notes),
             broken=unreadable,
             attachments=attach(self._found.prefix, graph, variables, self._copies) if graph else {},
-            uses=uses_of_variables(lambda: meta.graph, variables, tensors, self._copies),
+            uses=uses_of_variables(lambda: meta.graph, origins, tensors, self._copies),
             details=details,
             sources=tuple(self._sources),
         )

@@ -85,6 +85,7 @@ class Flow:
             self.scopes[function.name] = {each.name: each for each in function.nodes}
             self._arguments[function.name] = function.arguments
         self._readers: dict[str, dict[Port, list[Reader]]] = {}
+        self._inputs: dict[tuple[str, str], list[Port]] = {}
         self._callers: dict[Port, Port] | None = None
 
     def node(self, port: Port) -> Node | None:
@@ -93,7 +94,11 @@ class Flow:
 
     def inputs(self, scope: str, node: Node) -> list[Port]:
         """Return what a node reads, without what it only waits for."""
-        return [_port(scope, text) for text in node.inputs if not text.startswith("^")]
+        known = self._inputs.get((scope, node.name))
+        if known is None:
+            known = [_port(scope, text) for text in node.inputs if not text.startswith("^")]
+            self._inputs[scope, node.name] = known
+        return known
 
     def readers(self, port: Port) -> list[Reader]:
         """Return what reads a port in its own scope."""

@@ -10,18 +10,20 @@ Table of operations: tensorflow/core/ops (v2.21.0); each row is run in tests/pip
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+from ..containers.graph_proto import Node
 from ..containers.messages import Body
 from ..uses import Evidence, LayerKind, Use, Uses
 from .flow import Flow, Port
+from .frozen_names import path_and_leaf
 from .graph_constants import first_integer
-from .graph_rnn import RecurrentCell, cell_of
+from .graph_rnn import RecurrentCell, cell_of, gru_of, is_of_a_cell
 from .saved_nodes import VARIABLES, saved_variables
-from .weight_readers import THROUGH, Reading, back, readings
+from .weight_readers import THROUGH, Reading, Walk, back
 
 __all__ = ["uses_of_graph"]
 
@@ -32,12 +34,16 @@ _FILTERS = {
     ("Conv3DBackpropInputV2", 1): LayerKind.CONV_TRANSPOSE,
     ("DepthwiseConv2dNative", 1): LayerKind.DEPTHWISE,
 }
+_OPS = (*(op for op, _ in _FILTERS), "GatherV2", "Gather", "ResourceGather")
+_ENDS = ("Placeholder", "Einsum", "Mean", "Max")  # beyond them nothing that was flattened counts
 _TABLES = {("GatherV2", 0), ("Gather", 0), ("ResourceGather", 0)}
 _FUSED = {1: "gamma", 2: "beta", 3: "moving_mean", 4: "moving_variance"}
 _PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
 _ADDS = ("BiasAdd", "AddV2", "Add", "BiasAddV1")
 # What divides by a standard deviation.
 _ROOTS = ("Rsqrt", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+_CONSTANTS = ("Const", "HostConst")  # where a graph was frozen
+MAX_INPUTS = 16  # that are looked at for a weight
 _NORMS = (LayerKind.BATCH_NORM, LayerKind.LAYER_NORM, LayerKind.RMS_NORM)
 _ATTENTION = {"query": "query", "key": "key", "value": "value", "attention_output": "output"}
 
@@ -62,8 +68,17 @@ def uses_of_graph(
     nodes: dict[str, list[Port]] = {}
     for name, own in keys.items():
         found = [port for key in own for port in saved.get(key, ())]
-        nodes[name] = found or [Port("", key) for key in own if key in flow.scopes[""]]
+        nodes[name] = found or [port for key in own for port in _node_called(flow, key)]
     return _Model(flow, nodes, shapes).uses()
+
+
+def _node_called(flow: Flow, key: str) -> Iterator[Port]:
+    """Yield the node of that name, in the graph itself or behind the name of its function."""
+    if key in flow.scopes[""]:
+        yield Port("", key)
+    function, _, node = key.partition("/")
+    if function and node in flow.scopes.get(function, ()):
+        yield Port(function, node)
 
 
 @dataclass
@@ -75,6 +90,10 @@ class _Model:
         nodes: nodes of each weight, by name.
         shapes: by name.
         read: what reads each weight.
+        owners: name of the weight by its nodes.
+        known: what is known by now.
+        kernels: the first kernel right below a path, whose layer the path is.
+        flattened: weights between what was flattened and the product that reads it.
     """
 
     flow: Flow
@@ -83,11 +102,14 @@ class _Model:
     read: dict[str, list[Reading]] = field(default_factory=dict)
     owners: dict[Port, str] = field(default_factory=dict)
     known: dict[str, Use] = field(default_factory=dict)
+    kernels: dict[str, str] = field(default_factory=dict)
+    flattened: dict[str, bool | str] = field(default_factory=dict)
 
     def uses(self) -> Uses:
         """Return what is known of all weights."""
+        walk = Walk(self.flow)
         for name, ports in self.nodes.items():
-            self.read[name] = list(readings(self.flow, ports))
+            self.read[name] = walk.readings(ports)
             self.owners |= dict.fromkeys(ports, name)
         self._recurrent()
         self._attention()
@@ -99,6 +121,10 @@ class _Model:
             if name not in self.known:
                 self._other(name)
         self._norms()
+        for name, flattened in self.flattened.items():
+            if name in self.known:
+                use = self.known[name]
+                self.known[name] = replace(use, facts={**use.facts, "flattened": flattened})
         undecided = {name: self._why_not(name) for name in self.nodes if name not in self.known}
         return Uses(self.known, undecided)
 
@@ -113,11 +139,29 @@ class _Model:
     # Layers of several weights that belong together
 
     def _recurrent(self) -> None:
-        for path, leaves in self._by_path().items():
+        paths = self._by_path()
+        for path, leaves in paths.items():
+            candidate = paths.get(f"{path.removesuffix('gates')}candidate", {})
+            if candidate and (path == "gates" or path.endswith("/gates")):
+                self._gru(path.removesuffix("gates").rstrip("/"), leaves, candidate)
+        for path, leaves in paths.items():
+            if any(name in self.known for name in leaves.values()):
+                continue
             cell = cell_of(self.flow, {leaf: self.read[name] for leaf, name in leaves.items()},
                            {leaf: self.shapes[name] for leaf, name in leaves.items()})  # fmt: skip
             if cell is not None:
                 self._cell(path, leaves, cell)
+
+    def _gru(self, path: str, gates: Mapping[str, str], candidate: Mapping[str, str]) -> None:
+        read = [
+            {leaf: self.read[name] for leaf, name in leaves.items()}
+            for leaves in (gates, candidate)
+        ]
+        cell = gru_of(self.flow, *read)
+        if cell is not None:
+            names = {f"gates/{leaf}": name for leaf, name in gates.items()}
+            names |= {f"candidate/{leaf}": name for leaf, name in candidate.items()}
+            self._cell(path, names, cell)
 
     def _cell(self, path: str, leaves: Mapping[str, str], cell: RecurrentCell) -> None:
         facts = dict(cell.facts)
@@ -153,7 +197,7 @@ class _Model:
         """Return the names of weights by leaf, by what stands before it."""
         found: dict[str, dict[str, str]] = {}
         for name in self.nodes:
-            path, _, leaf = name.rpartition("/")
+            path, leaf = path_and_leaf(name)
             found.setdefault(path, {})[leaf] = name
         return found
 
@@ -180,6 +224,8 @@ class _Model:
             return LayerKind.EMBEDDING, "embeddings", {}
         if reading.op.startswith("FusedBatchNorm") and reading.index in _FUSED:
             return LayerKind.BATCH_NORM, _FUSED[reading.index], {}
+        if reading.op in _PRODUCTS and is_of_a_cell(self.flow, reading):
+            return None
         if reading.op in _PRODUCTS and rank == 2:
             return LayerKind.DENSE, "kernel", self._dense_facts(name, reading)
         if reading.op in _PRODUCTS and rank > 2 and reading.index == 1:
@@ -200,7 +246,8 @@ class _Model:
         node = self.flow.node(port)
         if node is None or node.op != "Reshape" or "Transpose" in reading.trail:
             return None
-        rows = first_integer(self.flow, self.flow.inputs(port.scope, node)[1])
+        inputs = self.flow.inputs(port.scope, node)
+        rows = first_integer(self.flow, inputs[1]) if len(inputs) == 2 else None
         shape = self.shapes[name]
         counts = [count for count in range(1, len(shape)) if prod(shape[:count]) == rows]
         return counts[0] if len(counts) == 1 else None
@@ -213,20 +260,35 @@ class _Model:
         facts: dict[str, Any] = {"transposed": True} if transposed else {}
         rows = self.shapes[name][1 if transposed else 0]
         inputs = self.flow.inputs(reading.reader.scope, node)
-        if self._is_flattened(inputs[1 - reading.index], rows):
-            facts["flattened"] = True
-        return facts
+        flattened = self._flattened(inputs[1 - reading.index], rows)
+        return {**facts, "flattened": flattened} if flattened else facts
 
-    def _is_flattened(self, port: Port, rows: int) -> bool:
-        """Tell whether a value was flattened from more channels than one axis has."""
-        for at, node in back(self.flow, port, 12):
-            if node.op == "Reshape":
-                [source, *_] = self.flow.inputs(at.scope, node)
-                width = self._width(source)
-                return width is not None and width != rows
-            if self._reads_weight(at, node):
+    def _flattened(self, port: Port, rows: int) -> bool | str:
+        """Tell whether a value was flattened from more channels than one axis has, or may be."""
+        passed: list[str] = []
+        for at, node in back(self.flow, port, 48):
+            inputs = self.flow.inputs(at.scope, node)
+            if node.op == "Reshape" and inputs and self._owner(inputs[0]) is None:
+                found = self._is_flattened(inputs[0], rows, node)
+                self.flattened |= dict.fromkeys(passed, found) if found else {}
+                if found is not None:
+                    return found
+            if node.op in _ENDS and not node.attr("keep_dims", 5):
                 return False
+            weights = self._weights(at, node)
+            if weights and node.op in (*_PRODUCTS, *_OPS):
+                return False
+            passed += weights
         return False
+
+    def _is_flattened(self, source: Port, rows: int, node: Node) -> bool | str | None:
+        """Tell whether a reshape flattens; None where it is one of the product itself."""
+        width = self._width(source)
+        if width is not None and width != rows:
+            return True
+        if "Tensordot" in node.name:
+            return None
+        return "perhaps" if width is None else False
 
     def _width(self, port: Port) -> int | None:
         """Return the length of the last axis of a value, as the nearest weight tells it."""
@@ -235,6 +297,8 @@ class _Model:
                 return _last_length(node.attr("shape", 7))
             for weight in self._weights(at, node):
                 shape = self.shapes[weight]
+                if len(shape) < 2 and (node.op in _PRODUCTS or (node.op, 1) in _FILTERS):
+                    return None
                 if node.op in _ADDS or node.op.startswith(("Fused", "Mul")):
                     return shape[-1] if shape else None
                 if node.op in _PRODUCTS or node.op in ("Conv2D", "Conv3D"):
@@ -245,13 +309,10 @@ class _Model:
                     return shape[-2]
         return None
 
-    def _reads_weight(self, at: Port, node: Any) -> bool:
-        return any(self._weights(at, node))
-
-    def _weights(self, at: Port, node: Any) -> list[str]:
+    def _weights(self, at: Port, node: Node) -> list[str]:
         """Return the weights that a node reads, through what passes them on."""
         found = []
-        for port in self.flow.inputs(at.scope, node):
+        for port in self.flow.inputs(at.scope, node)[:MAX_INPUTS]:
             owner = self._owner(port)
             if owner is not None:
                 found.append(owner)
@@ -265,7 +326,7 @@ class _Model:
                 if outside is None:
                     return None
                 port = outside
-            elif node.op in VARIABLES:
+            elif node.op in VARIABLES or node.op in _CONSTANTS:
                 return self.owners.get(Port(port.scope, node.name))
             elif node.op in THROUGH and self.flow.inputs(port.scope, node):
                 port = self.flow.inputs(port.scope, node)[0]
@@ -275,16 +336,11 @@ class _Model:
 
     def _layer(self, name: str) -> str:
         """Return the layer of a kernel: what it lies in, if it is the only one there."""
-        path, _, leaf = name.rpartition("/")
+        path, leaf = path_and_leaf(name)
         if leaf in _LEAVES:
             return path
-        others = [
-            other
-            for other in self.nodes
-            if other != name and other.rpartition("/")[0] == path and other in self.known
-            and self.known[other].part in ("kernel", "embeddings")
-        ]  # fmt: skip
-        return name if others or not path else path
+        first = self.kernels.setdefault(path, name)
+        return path if path and first == name else name
 
     def _separable(self) -> None:
         """A depthwise and a pointwise convolution are one layer where Keras made them."""
@@ -336,7 +392,7 @@ class _Model:
         others = {node.op for _, node in back(self.flow, inputs[1 - reading.index], 24)}
         centred = others & {"SquaredDifference", "Sub", *_ROOTS[1:]}
         kind = LayerKind.LAYER_NORM if centred or part != "gamma" else LayerKind.RMS_NORM
-        return Use(name.rpartition("/")[0], kind, part, Evidence.GRAPH, reading.label)
+        return Use(path_and_leaf(name)[0], kind, part, Evidence.GRAPH, reading.label)
 
     def _norms(self) -> None:
         """Parts of one normalization agree about its kind: moments tell one of batches."""
@@ -382,9 +438,11 @@ class _Model:
             if each.op != "Mul":
                 continue
             inputs = self.flow.inputs(each.reader.scope, each.reader.node)
+            if len(inputs) != 2:
+                continue
             ops = [node.op for _, node in back(self.flow, inputs[1 - each.index], 4)]
             if ops[:1] == ["Minimum"] or ops[:2] == ["Relu", "Neg"] or ops[:2] == ["Sub", "Abs"]:
-                path, _, leaf = name.rpartition("/")
+                path, leaf = path_and_leaf(name)
                 return Use(path or leaf, LayerKind.PRELU, "alpha", Evidence.GRAPH, each.label)
         return None
 

@@ -20,12 +20,21 @@ _THROUGH = frozenset({
     "LeakyReLU", "ELU", "PReLU", "Softmax", "BatchNormalization", "LayerNormalization", "Identity",
     "ActivityRegularization", "Masking",
 })  # fmt: skip
+# What has a weight for each number that it reads.
+_WITH_WEIGHTS = frozenset({"Dense", "BatchNormalization", "LayerNormalization", "PReLU"})
 _FLATTENING = frozenset({"Flatten", "Reshape"})
+MAX_LENGTH = 1 << 31  # of an axis
 MAX_NODES = 1 << 20  # of the texts in one model's list of nodes
 
 
-def flattened_layers(model: Layer) -> set[tuple[str, ...]]:
-    """Return the paths of dense layers that read what was flattened from more than one axis.
+Path = tuple[str, ...]
+Axes = tuple[int, ...]
+
+
+def flattened_layers(model: Layer) -> dict[Path, Axes]:
+    """Return the layers that read what was flattened from more than one axis, by path.
+
+    With them the lengths of the axes, channels last; none where they are not known.
 
     A flattened input of one channel, or of a single axis, keeps its order everywhere; where that
     is not known it counts as flattened.
@@ -33,22 +42,24 @@ def flattened_layers(model: Layer) -> set[tuple[str, ...]]:
     Args:
         model: from the config.
     """
-    return set(_in_model(model, ()))
+    return dict(_in_model(model, ()))
 
 
-def _in_model(model: Layer, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _in_model(model: Layer, above: Path) -> Iterator[tuple[Path, Axes]]:
     layers = {layer.name: layer for layer in children(model).values()}
     before = _predecessors(model, list(layers))
     for name, layer in layers.items():
         if is_model(layer):
             yield from _in_model(layer, (*above, name))
-        elif layer.kind == "Dense" and _reads_flattened(name, layers, before):
-            yield (*above, name)
+        elif layer.kind in _WITH_WEIGHTS:
+            flatten = _flattening_before(name, layers, before)
+            if flatten is not None and not _keeps_order(flatten):
+                yield (*above, name), _axes(flatten)
 
 
-def _reads_flattened(
+def _flattening_before(
     name: str, layers: Mapping[str, Layer], before: Mapping[str, tuple[str, ...]]
-) -> bool:
+) -> Layer | None:
     todo, seen = [*before.get(name, ())], {name}
     while todo:
         current = todo.pop()
@@ -57,20 +68,39 @@ def _reads_flattened(
             continue
         seen.add(current)
         if layer.kind in _FLATTENING:
-            return not _keeps_order(layer)
+            return layer
         if layer.kind in _THROUGH:
             todo += before.get(current, ())
-    return False
+    return None
+
+
+def _axes(layer: Layer) -> Axes:
+    """Return the lengths of the axes that a layer flattens, none where they are not known."""
+    lengths = _shape(layer)[1:] if layer.kind == "Flatten" else []
+    known = all(type(each) is int and 0 < each < MAX_LENGTH for each in lengths)
+    return tuple(lengths) if known else ()
 
 
 def _keeps_order(layer: Layer) -> bool:
     """Tell whether flattening cannot depend on where the channels are."""
-    if layer.config.get("data_format") == "channels_first":
-        return True
-    shape = layer.build.get("input_shape")
-    if not isinstance(shape, list) or not all(each is None or type(each) is int for each in shape):
+    shape = _shape(layer)
+    if not all(each is None or type(each) is int for each in shape or [""]):
         return False
     return len(shape) < 3 or shape[-1] == 1 or shape[1:-1].count(1) == len(shape) - 2
+
+
+def _shape(layer: Layer) -> list[Any]:
+    """Return the shape of what a layer reads, channels last; empty where it is not known.
+
+    Keras puts channels last before it flattens, whatever `data_format` says, so that the order is
+    the same (keras/src/layers/reshaping/flatten.py, v3.15).
+    """
+    shape = layer.build.get("input_shape")
+    if not isinstance(shape, list):
+        return []
+    if layer.config.get("data_format") == "channels_first" and len(shape) > 2:
+        return [shape[0], *shape[2:], shape[1]]
+    return shape
 
 
 def _predecessors(model: Layer, names: list[str]) -> dict[str, tuple[str, ...]]:

@@ -87,7 +87,7 @@ def uses_of_config(model: Layer, names: Collection[str]) -> Uses:
         if kind is None:
             undecided[name] = f"nothing is known of the layout of {found.owner.kind}"
         else:
-            known[name] = _use(found, kind, place, flattened=found.path in flattened)
+            known[name] = _use(found, kind, place, flattened.get(found.path))
     for name in names:
         if name not in known:
             undecided.setdefault(name, "the config does not tell what it is")
@@ -114,11 +114,11 @@ def _below(group: str, layer: Layer, above: tuple[str, ...] = ()) -> Iterator[tu
             yield from _below(inner, child, path)
 
 
-def _use(found: _Object, kind: LayerKind, place: Place, *, flattened: bool) -> Use:
+def _use(found: _Object, kind: LayerKind, place: Place, flattened: tuple[int, ...] | None) -> Use:
     config = found.owner.config
     facts: dict[str, Any] = {key: config[key] for key in _FACTS if config.get(key) is not None}
-    if kind is LayerKind.DENSE and flattened:
-        facts["flattened"] = True
+    if flattened is not None:
+        facts |= {"flattened": True, **({"axes": list(flattened)} if flattened else {})}
     if found.direction:
         facts["direction"] = found.direction
     if kind is LayerKind.LSTM:

@@ -30,15 +30,15 @@ def saved_variables(flow: Flow) -> dict[str, list[Port]]:
     Raises:
         CorruptFileError: a constant is damaged.
     """
-    found: dict[str, list[Port]] = {}
+    found: dict[str, dict[Port, None]] = {}
     for scope, nodes in flow.scopes.items():
         for node in nodes.values():
             if node.op in _SAVES:
                 for key, port in _rows(flow, scope, node):
                     variable = _variable(flow, port)
-                    if variable is not None and variable not in found.setdefault(key, []):
-                        found[key].append(variable)
-    return found
+                    if variable is not None:
+                        found.setdefault(key, {})[variable] = None
+    return {key: list(ports) for key, ports in found.items()}
 
 
 def _rows(flow: Flow, scope: str, node: Node) -> Iterator[tuple[str, Port]]:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..containers.messages import Body
-from ..tensors import Origin, Tensor
+from ..tensors import Origin, Role, Tensor
 from ..uses import Uses
 from .keras_config import Layer
 from .keras_layout import BESIDE
-from .meta_graph import META_BYTES, read_meta
+from .meta_graph import read_meta
 
 __all__ = ["uses_of_meta", "uses_of_model", "uses_of_variables"]
 
@@ -72,14 +72,32 @@ def uses_of_variables(
         from .graph_uses import uses_of_graph
 
         body = graph()
-        if body is None or body.length > META_BYTES:  # it holds weights itself
+        if body is None:
             return Uses()
-        model = {name: origin for name, origin in origins.items() if origin.role not in BESIDE}
-        keys = {name: [origin.key] for name, origin in model.items() if name in tensors}
+        called = {_variable(name, origin, origins): name for name, origin in origins.items()}
+        keys = {
+            variable: [origins[name].key]
+            for variable, name in called.items()
+            if variable and name in tensors and _may_be_weight(origins[name], tensors[name])
+        }
         names = {own[0]: name for name, own in keys.items()}
         for second, first in (copies or {}).items():
             if first in names:
                 keys[names[first]].append(second)
-        return uses_of_graph(body, keys, {name: tensors[name].spec.shape for name in keys})
+        shapes = {variable: tensors[called[variable]].spec.shape for variable in keys}
+        return uses_of_graph(body, keys, shapes)
 
     return tell
+
+
+def _may_be_weight(origin: Origin, tensor: Tensor) -> bool:
+    """Tell it of a constant: a graph has numbers of its own, as an epsilon or a shape."""
+    spec = tensor.spec
+    return origin.role is not Role.CONSTANT or (bool(spec.shape) and "float" in spec.dtype.label)
+
+
+def _variable(name: str, origin: Origin, origins: Mapping[str, Origin]) -> str:
+    """Return the variable that a tensor is, or stands for as its moving average; else nothing."""
+    if origin.role is Role.AVERAGE and origin.owner and origin.owner not in origins:
+        return origin.owner
+    return "" if origin.role in BESIDE else name

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..containers.graph_proto import Node
 from .flow import Flow, Port, Reader
 
-__all__ = ["THROUGH", "Reading", "back", "readings"]
+__all__ = ["THROUGH", "Reading", "Walk", "back"]
 
 # Operations that pass a weight on; facts checked on graphs of TensorFlow 1.15 to 2.21.
 THROUGH = frozenset({
@@ -16,12 +17,21 @@ THROUGH = frozenset({
     "StopGradient", "Reshape", "Transpose", "ExpandDims", "Squeeze", "Pack", "Unpack", "Split",
     "SplitV", "ConcatV2", "DisableCopyOnRead", "StridedSlice", "NextIteration", "Exit",
 })  # fmt: skip
+_ANY_INPUT = ("Merge", "Pack", "ConcatV2")  # of the others the first, or that behind an axis
+_OF_TWO = ("MatMul", "BatchMatMul", "BiasAdd", "Add", "Mul", "Sub")
 # What reads a variable and computes nothing with it.
-_ASIDE = ("Assign", "VarIsInitialized", "IsVariableInitialized", "Save", "Restore", "Shape", "NoOp")
+_ASIDE = (
+    "Assign", "VarIsInitialized", "IsVariableInitialized", "Save", "Restore", "Shape", "NoOp",
+    "Apply", "ResourceApply", "SparseApply", "ResourceSparseApply", "ScalarSummary",
+    "HistogramSummary",
+)  # fmt: skip
 OUTPUTS = 4  # of a Split or an Unpack; no weight is divided into more
 # Scopes of training, whose nodes read a weight in other ways than the model does.
 _TRAINING = ("gradients/", "gradient_tape/", "__backward_", "Optimizer", "train_step")
-MAX_STEPS = 2000
+MAX_STEPS = 500  # of following one weight
+MAX_TOTAL = 1_000_000  # of following all weights of a graph
+MAX_TRAIL = 32
+MAX_READINGS = 24  # of one weight; the nearest tell what it is
 
 
 @dataclass(frozen=True)
@@ -52,32 +62,71 @@ class Reading:
         return f"{self.op} `{self.reader.node.name}`"
 
 
-def readings(flow: Flow, variables: Sequence[Port]) -> Iterator[Reading]:
-    """Yield what reads a weight, without what trains it; nearest first.
+class Walk:
+    """Follows weights to what reads them; a graph that leads everywhere is not followed for ever.
 
     Args:
         flow: the graph.
-        variables: nodes of the variable, its parts or its copies.
     """
-    todo: list[tuple[Port, tuple[str, ...]]] = [(port, ()) for port in variables]
-    seen: set[Port] = set()
-    while todo and len(seen) < MAX_STEPS:
-        port, trail = todo.pop(0)
-        if port in seen:
-            continue
-        seen.add(port)
-        for reader in flow.readers(port):
-            if reader.node.op.startswith(_ASIDE) or _trains(reader):
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._left = MAX_TOTAL
+
+    def readings(self, variables: Sequence[Port]) -> list[Reading]:
+        """Return what reads a weight, without what trains it; nearest first.
+
+        Args:
+            variables: nodes of the variable, its parts or its copies.
+        """
+        todo: deque[tuple[Port, tuple[str, ...]]] = deque((port, ()) for port in variables)
+        seen: set[Port] = set()
+        found: list[Reading] = []
+        most = min(MAX_STEPS, self._left)
+        steps = 0
+        while todo and steps < most and len(found) < MAX_READINGS:
+            port, trail = todo.popleft()
+            if port in seen:
                 continue
-            inner = flow.arguments(reader)
-            if inner:
-                todo += [(argument, trail) for argument in inner]
-            elif reader.node.op in THROUGH:
-                further = (*trail, reader.node.op)
-                scope, name = reader.scope, reader.node.name
-                todo += [(Port(scope, name, number), further) for number in range(OUTPUTS)]
-            else:
-                yield Reading(reader, trail)
+            seen.add(port)
+            readers = self._flow.readers(port)[:MAX_STEPS]
+            steps += 1 + len(readers)
+            for reader in readers:
+                further = self._further(reader, trail)
+                todo += further
+                if not further and not _is_aside(reader) and self._is_sound(reader):
+                    found.append(Reading(reader, trail))
+        self._left -= steps
+        return found
+
+    def _is_sound(self, reader: Reader) -> bool:
+        """Tell whether a node has as many inputs as its operation takes; damaged ones have not."""
+        if not reader.node.op.startswith(_OF_TWO):
+            return True
+        return len(self._flow.inputs(reader.scope, reader.node)) == 2
+
+    def _further(
+        self, reader: Reader, trail: tuple[str, ...]
+    ) -> list[tuple[Port, tuple[str, ...]]]:
+        """Return where a reader hands on what it reads."""
+        if _is_aside(reader):
+            return []
+        inner = self._flow.arguments(reader)
+        if inner or not _hands_on(reader):
+            return [(argument, trail) for argument in inner]
+        trail = (*trail, reader.node.op)[:MAX_TRAIL]
+        scope, name = reader.scope, reader.node.name
+        return [(Port(scope, name, number), trail) for number in range(OUTPUTS)]
+
+
+def _hands_on(reader: Reader) -> bool:
+    """Tell whether a reader passes on this very input, and not, say, a shape."""
+    op = reader.node.op
+    return op in THROUGH and (op in _ANY_INPUT or reader.index == (op == "Split"))
+
+
+def _is_aside(reader: Reader) -> bool:
+    return reader.node.op.startswith(_ASIDE) or _trains(reader)
 
 
 def _trains(reader: Reader) -> bool:
@@ -86,9 +135,9 @@ def _trains(reader: Reader) -> bool:
 
 def back(flow: Flow, port: Port, most: int = 24) -> Iterator[tuple[Port, Node]]:
     """Yield the nodes that a value is made of, nearest first, into callers but not into calls."""
-    todo, seen = [port], set[Port]()
+    todo, seen = deque([port]), set[Port]()
     while todo and len(seen) < most:
-        current = todo.pop(0)
+        current = todo.popleft()
         if current in seen:
             continue
         seen.add(current)
@@ -98,4 +147,4 @@ def back(flow: Flow, port: Port, most: int = 24) -> Iterator[tuple[Port, Node]]:
             todo += [outside] if outside else []
             continue
         yield current, node
-        todo += flow.inputs(current.scope, node)
+        todo += flow.inputs(current.scope, node)[:most]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple
@@ -10,15 +11,15 @@ from ...converters.casting import FLOATS
 from ...converters.errors import UsageError
 from ...converters.notes import Kind, Note
 from ...converters.tensors import Origin, Role, Tensor, TensorDict
-from ...converters.uses import Uses
+from ...converters.uses import Use, Uses
 from ..recipe.applied import Applied, Change, change_notes
 from .jax_names import to_jax
+from .known import BESIDE, known_uses
 from .layers import Convention, Layer, Made, Undecided, layers_of
 from .mlx_names import to_mlx
-from .names import uses_of_names
 from .torch_names import to_torch
 
-__all__ = ["TARGETS", "Target", "apply_layout", "known_uses"]
+__all__ = ["TARGETS", "Target", "apply_layout"]
 
 Target = Literal["torch", "jax", "mlx"]
 
@@ -50,32 +51,26 @@ TARGETS: Mapping[Target, _Framework] = {
     "jax": _Framework(to_jax, _slashed),
     "mlx": _Framework(to_mlx, _dotted),
 }
-# What is no part of a model has no place in another framework's one.
-_BESIDE = frozenset({Role.SLOT, Role.OPTIMIZER, Role.COUNTER, Role.TEXT, Role.TABLE, Role.AVERAGE})
 
 
-def known_uses(tensors: TensorDict) -> Uses:
-    """Return what graph or config say of tensors, and names where there is neither."""
-    own = tensors.uses() if tensors.uses else Uses()
-    model = [name for name in tensors if tensors.origin(name).role not in _BESIDE]
-    open_names = [name for name in model if name not in own.known]
-    if tensors.uses and len(open_names) < len(model):
-        # A graph that tells of some weights is no reason to guess the others.
-        reasons = {name: own.undecided.get(name, "nothing reads it") for name in open_names}
-        return Uses(own.known, reasons)
-    return uses_of_names({name: tensors[name].spec.shape for name in open_names})
-
-
-def apply_layout(tensors: TensorDict, target: Target) -> Applied:
+def apply_layout(
+    tensors: TensorDict, target: Target, names: Mapping[str, str] | None = None
+) -> Applied:
     """Return tensors with the names and axes of another framework; nothing is read.
 
     What is not decidable keeps its name and its axes, with a note that says why. So does what is
     no part of the model, such as optimizer slots.
 
+    Args:
+        tensors: the input.
+        target: the framework.
+        names: what notes and rows call its tensors, where that is something else.
+
     Raises:
         UsageError: two tensors would get one name.
+        ConvertError: the graph or the config is damaged.
     """
-    state = _State(tensors, TARGETS[target], f"--layout {target}")
+    state = _State(tensors, TARGETS[target], f"--layout {target}", names or {})
     return state.run(known_uses(tensors))
 
 
@@ -84,7 +79,8 @@ class _State:
     source: TensorDict
     framework: _Framework
     rule: str
-    made: dict[str, list[tuple[str, Made]]] = field(default_factory=dict)  # by first source
+    names: Mapping[str, str]
+    known: dict[str, Use] = field(default_factory=dict)
     undecided: dict[str, str] = field(default_factory=dict)
     rows: list[Change] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -128,19 +124,26 @@ class _State:
 
     def _put(self, layer: Layer, made: Made) -> None:
         name = self.framework.name(layer.path, made.leaf)
-        sources = tuple(layer.names[part] for part in made.parts)
-        before = tuple(self.source[each].spec for each in sources)
+        sources = [layer.names[part] for part in made.parts]
+        before = [self.source[each] for each in sources]
         use = layer.uses[made.parts[0]] if made.parts else next(iter(layer.uses.values()))
         origin = Origin(name, Role.STATE, trainable=False)
         if sources:
-            origin = self.source.origin(sources[0])._replace(evidence=use.evidence)
-        words = f"{layer.kind.value} by {use.evidence.value} ({use.why})"
-        row = Change(sources, name, before, made.tensor.spec, (self.rule,), (words,))
+            origin = self.source.origin(sources[0])
+        self.known |= {layer.names[part]: layer.uses[part] for part in made.parts}
+        row = Change(
+            tuple(self.names.get(each, each) for each in sources),
+            name,
+            tuple(each.spec for each in before),
+            made.tensor.spec,
+            (f"{self.rule}: {layer.kind.value} by {use.evidence.value} ({use.why})",),
+            () if before == [made.tensor] or not before else ("laid out",),
+        )
         self._add(name, made.tensor, origin, row)
 
     def _keep(self, name: str) -> None:
         spec = self.source[name].spec
-        row = Change((name,), name, (spec,), spec)
+        row = Change((self.names.get(name, name),), name, (spec,), spec)
         self._add(name, self.source[name], self.source.origin(name), row)
 
     def _add(self, name: str, tensor: Tensor, origin: Origin, row: Change) -> None:
@@ -156,7 +159,7 @@ class _State:
 
     def _applied(self) -> Applied:
         given = {each.name: getattr(self.source, each.name) for each in fields(TensorDict)}
-        kept = {row.target for row in self.rows if row.sources == (row.target,)}
+        kept = {row.target for row in self.rows if not row.rules}
         given |= {
             "tensors": self.tensors,
             "origins": self.origins,
@@ -165,17 +168,29 @@ class _State:
             "broken": {},
             "uses": None,
         }
-        return Applied(**given, rows=tuple(self.rows))
+        known = {self.names.get(name, name): use for name, use in self.known.items()}
+        undecided = {self.names.get(name, name): why for name, why in self.undecided.items()}
+        return Applied(**given, rows=tuple(self.rows), told=Uses(known, undecided))
 
     def _notes(self) -> Iterator[Note]:
         yield from change_notes(tuple(self.rows))
-        for name, why in self.undecided.items():
-            yield Note(Kind.UNDECIDED, why, name)
+        for name in self.source:
+            if name in self.undecided:
+                yield Note(Kind.UNDECIDED, self.undecided[name], self.names.get(name, name))
+        yield from self._beside()
         added = [row for row in self.rows if not row.sources]
         if added:
             shown = ", ".join(f"`{row.target}`" for row in added[:3])
             more = f" and {len(added) - 3} more" if len(added) > 3 else ""
-            text = f"{len(added)} tensors that TensorFlow does not have were added: {shown}{more}"
+            text = f"added, since TensorFlow has no such tensors: {shown}{more}"
+            yield Note(Kind.TARGET, text)
+
+    def _beside(self) -> Iterator[Note]:
+        """Say what stays since it is no part of the model."""
+        roles = Counter(self.source.origin(name).role for name in self.source)
+        found = [f"{roles[each]} {each.value}" for each in Role if each in BESIDE and roles[each]]
+        if found:
+            text = f"no part of the model, so they stay as they are: {', '.join(found)}"
             yield Note(Kind.TARGET, text)
 
 

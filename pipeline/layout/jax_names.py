@@ -13,7 +13,17 @@ from ...converters.tensors import Tensor
 from ...converters.uses import LayerKind
 from ..transforms import divided, permuted, reordered, reshaped, summed
 from .layers import Layer, Made, Undecided
-from .pieces import biased, channels, einsum_axes, flat, gru_bias, kernels, lstm_gates, matrix
+from .pieces import (
+    biased,
+    channels,
+    einsum_axes,
+    flat,
+    gru_bias,
+    kernels,
+    lstm_gates,
+    matrix,
+    resets_after,
+)
 
 __all__ = ["to_jax"]
 
@@ -118,8 +128,7 @@ def _lstm(layer: Layer) -> Iterator[Made]:
 
 
 def _gru(layer: Layer) -> Iterator[Made]:
-    if not layer.facts.get("reset_after"):
-        raise Undecided("resets before it multiplies (reset_after=False), which Flax does not")
+    resets_after(layer, "which Flax does not")
     for which, part, kernel in kernels(layer, 3):
         ordered = reordered(kernel, 1, (1, 0, 2))
         for gate, each in zip("rzn", _gates(ordered, 1, 3), strict=True):

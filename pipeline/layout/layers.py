@@ -74,9 +74,10 @@ def layers_of(tensors: TensorDict, uses: Uses) -> list[Layer]:
         if use is not None:
             key = (use.layer, use.kind, use.facts.get("direction"))
             found.setdefault(key, {}).setdefault(use.part, name)
+    paths = _paths(found)
     return [
         Layer(
-            path,
+            paths[path, kind],
             kind,
             {part: tensors[name] for part, name in names.items()},
             names,
@@ -85,6 +86,20 @@ def layers_of(tensors: TensorDict, uses: Uses) -> list[Layer]:
         )
         for (path, kind, _), names in found.items()
     ]
+
+
+def _paths(found: Mapping[tuple[str, LayerKind, object], Mapping[str, str]]) -> dict[Any, str]:
+    """Return what to call layers by path and kind: of two in one place, the second by its tensor.
+
+    A program that keeps a kernel and a scale side by side has no names for the two layers.
+    """
+    paths: dict[tuple[str, LayerKind], str] = {}
+    places: set[str] = set()
+    for (path, kind, _), names in found.items():
+        taken = path in places and (path, kind) not in paths
+        paths.setdefault((path, kind), next(iter(names.values())) if taken else path)
+        places.add(path)
+    return paths
 
 
 def _facts(uses: Sequence[Use]) -> dict[str, Any]:

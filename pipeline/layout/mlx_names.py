@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from ...converters.tensors import Tensor
 from ...converters.uses import LayerKind
 from ..transforms import joined, permuted, reordered, reshaped, summed
-from .layers import Layer, Made, Undecided
+from .layers import Layer, Made
 from .pieces import (
     biased,
     depth_rows,
@@ -17,6 +17,7 @@ from .pieces import (
     heads_out,
     kernels,
     lstm_gates,
+    resets_after,
 )
 from .shared_names import COMMON, bias_of
 
@@ -79,8 +80,7 @@ def _lstm(layer: Layer) -> Iterator[Made]:
 
 
 def _gru(layer: Layer) -> Iterator[Made]:
-    if not layer.facts.get("reset_after"):
-        raise Undecided("resets before it multiplies (reset_after=False), which MLX does not")
+    resets_after(layer, "which MLX does not")
     for which, part, kernel in kernels(layer, 3):
         rows = permuted(reordered(kernel, 1, (1, 0, 2)), (1, 0))
         yield Made(_half(layer, "Wx" if which == "input" else "Wh"), rows, (part,))

@@ -23,6 +23,8 @@ __all__ = [
     "kernels",
     "lstm_gates",
     "matrix",
+    "refuse_flattened",
+    "resets_after",
     "spatial_last",
 ]
 
@@ -31,15 +33,36 @@ _LSTM_ORDERS: Mapping[str, Sequence[int]] = {"ifco": (0, 1, 2, 3), "ijfo": (0, 2
 
 
 def matrix(layer: Layer) -> Tensor:
-    """Return the kernel of a dense layer as `(out, in)`.
-
-    Raises:
-        Undecided: its rows are in the order of axes that were flattened.
-    """
-    if layer.facts.get("flattened"):
-        raise Undecided("reads what was flattened: the order of its rows is that of the axes")
+    """Return the kernel of a dense layer as `(out, in)`."""
     kernel = layer.parts["kernel"]
     return kernel if layer.facts.get("transposed") else permuted(kernel, (1, 0))
+
+
+def refuse_flattened(layer: Layer) -> None:
+    """Refuse a layer that reads what was flattened, where channels come before other axes.
+
+    Raises:
+        Undecided: its weights are, or may be, in the order of axes that were flattened.
+    """
+    flattened = layer.facts.get("flattened")
+    if flattened == "perhaps":
+        raise Undecided("may read what was flattened, and nothing tells the order of its axes")
+    if flattened:
+        raise Undecided(f"reads what was flattened, in the order of the axes{_rule(layer)}")
+
+
+def _rule(layer: Layer) -> str:
+    """Return what a rule would do that puts the rows in order, where the axes are known."""
+    axes = layer.facts.get("axes")
+    if not axes or "kernel" not in layer.parts:
+        return ""
+    last = len(axes) - 1
+    steps = (
+        f"{{ reshape = {[*axes, -1]} }}",
+        f"{{ permute = {[last + 1, last, *range(last)]} }}",
+        f"{{ reshape = [-1, {prod(axes)}] }}",
+    )
+    return f" {'x'.join(map(str, axes))}; as PyTorch flattens, do = [{', '.join(steps)}]"
 
 
 def spatial_last(kernel: Tensor, *, swap: bool = True) -> Tensor:
@@ -174,6 +197,23 @@ def depth_rows(kernel: Tensor) -> Tensor:
     turned = spatial_last(kernel, swap=False)
     inputs, multiplier, *spatial = turned.spec.shape
     return reshaped(turned, (inputs * multiplier, *spatial))
+
+
+def resets_after(layer: Layer, lacks: str) -> None:
+    """Insist on a GRU that resets after its product.
+
+    Args:
+        layer: the GRU.
+        lacks: who has no other, such as `which PyTorch cannot`.
+
+    Raises:
+        Undecided: it resets before, or that is not known.
+    """
+    after = layer.facts.get("reset_after")
+    if after is None:
+        raise Undecided("nothing tells whether it resets before or after it multiplies")
+    if not after:
+        raise Undecided(f"resets before it multiplies (reset_after=False), {lacks}")
 
 
 def gru_bias(bias: Tensor) -> tuple[list[Tensor], list[Tensor]]:

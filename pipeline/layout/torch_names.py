@@ -23,6 +23,8 @@ from .pieces import (
     heads_out,
     kernels,
     lstm_gates,
+    refuse_flattened,
+    resets_after,
     spatial_last,
 )
 from .shared_names import COMMON, bias_of, moments
@@ -37,6 +39,7 @@ def to_torch(layer: Layer) -> list[Made]:
         Undecided: that cannot be told, or PyTorch has no such layer.
         UsageError: shapes are not those of such a layer.
     """
+    refuse_flattened(layer)
     return list(_CONVENTIONS[layer.kind](layer))
 
 
@@ -89,8 +92,7 @@ def _lstm(layer: Layer) -> Iterator[Made]:
 
 def _gru(layer: Layer) -> Iterator[Made]:
     """Gates are r, z, n, where n is what TensorFlow calls h."""
-    if not layer.facts.get("reset_after"):
-        raise Undecided("resets before it multiplies (reset_after=False), which PyTorch cannot")
+    resets_after(layer, "which PyTorch cannot")
     if layer.facts.get("gates") != "zrh":
         raise Undecided("the order of its gates is not known")
 

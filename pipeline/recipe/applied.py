@@ -1,4 +1,4 @@
-"""What a recipe has made of tensors: they themselves, and where each came from."""
+"""What a layout or a recipe has made of tensors: they themselves, and where each came from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ...converters.errors import UsageError
 from ...converters.notes import Kind, Note
 from ...converters.output import Plan, PlannedFile
 from ...converters.tensors import TensorDict, TensorSpec
+from ...converters.uses import Uses
 
 __all__ = ["Applied", "Change", "casts_below", "change_notes", "with_files"]
 
@@ -50,17 +51,19 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Applied(TensorDict):
-    """Tensors that a recipe has made.
+    """Tensors that a layout or a recipe has made.
 
     Attributes:
         rows: what became of each, in the order of the result; what was left out last.
         files: what is to be written beside a target that is a folder, by name.
         casts: by name, the casts on the way to a tensor, which count what is lost.
+        told: what a layout went by, by name in the source.
     """
 
     rows: tuple[Change, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     casts: Mapping[str, tuple[CastTensor, ...]] = field(default_factory=dict)
+    told: Uses = field(default_factory=Uses)
 
 
 def casts_below(tensors: TensorDict, name: str) -> tuple[CastTensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple, TypeAlias
 
@@ -11,6 +11,7 @@ from ...converters.errors import UsageError
 from ...converters.notes import Kind, Note
 from ...converters.tensors import ChunkTensor, Origin, Tensor, TensorDict, TensorSpec
 from ...converters.ties import ties
+from ...converters.uses import Uses
 from .applied import Applied, Change, change_notes
 from .doing import Lookup, done, joined_by, parts_of
 from .files import texts_of, written
@@ -102,13 +103,8 @@ def apply_recipes(
     Raises:
         UsageError: a rule cannot be carried out, or two tensors would get one name.
     """
-    names = names or {}
-    items = {
-        name: _Item(tensor, tensors.origin(name), (names.get(name, name),), (tensor.spec,))
-        for name, tensor in tensors.items()
-    }
     recipes = list(recipes)
-    state = _State(items, dict(tensors.aliases))
+    state = _State(_begun(tensors, names or {}), dict(tensors.aliases))
     if any(rule.layers for recipe in recipes for stage in recipe.stages for rule in stage.rules):
         state.layers = layers_of(tensors)
     metadata, files = dict(tensors.metadata), dict[str, bytes]()
@@ -118,6 +114,38 @@ def apply_recipes(
         metadata |= texts_of(recipe, scope)
         files |= written(recipe, scope)
     return _applied(tensors, state, metadata, files)
+
+
+def _begun(tensors: TensorDict, names: Mapping[str, str]) -> dict[str, _Item]:
+    """Return tensors as they are now, with what a layout has made of them before."""
+    rows = tensors.rows if isinstance(tensors, Applied) else ()
+    before = {row.target: row for row in rows}
+    items = {}
+    for name, tensor in tensors.items():
+        item = _Item(tensor, tensors.origin(name), (names.get(name, name),), (tensor.spec,))
+        row = before.get(name)
+        if row is not None:
+            item = item._replace(
+                sources=row.sources, before=row.before, rules=row.rules, steps=row.steps
+            )
+        items[name] = item
+    return items
+
+
+def _notes_before(tensors: TensorDict, rows: Iterable[Change]) -> Iterator[Note]:
+    """Yield the notes on the input that still hold.
+
+    Changes by a layout are told anew with what came after, and what a layout could not decide is
+    decided where a rule matches it.
+    """
+    if not isinstance(tensors, Applied):
+        yield from tensors.notes
+        return
+    changes = set(change_notes(tensors.rows))
+    decided = {name for row in rows if row.rules or row.target is None for name in row.sources}
+    for note in tensors.notes:
+        if note not in changes and not (note.kind is Kind.UNDECIDED and note.tensor in decided):
+            yield note
 
 
 def _now(tensors: TensorDict, state: _State) -> TensorDict:
@@ -168,12 +196,13 @@ def _applied(
     given |= {
         "tensors": {name: each.tensor for name, each in items.items()},
         "origins": {name: each.origin for name, each in items.items()},
-        "notes": (*tensors.notes, *state.notes, *change_notes(rows)),
+        "notes": (*_notes_before(tensors, rows), *state.notes, *change_notes(rows)),
         "metadata": metadata,
         "aliases": state.aliases,
     }
     casts = {name: each.casts for name, each in items.items() if each.casts}
-    return Applied(**given, rows=rows, files=files, casts=casts)
+    told = tensors.told if isinstance(tensors, Applied) else Uses()
+    return Applied(**given, rows=rows, files=files, casts=casts, told=told)
 
 
 class _StageRun:
@@ -410,7 +439,8 @@ class _StageRun:
             return None
         if rule.steps != (own.steps if own else ()):
             text = f"its other name `{alias}` goes: {rule.place.label} makes something else of it"
-            self._state.notes.append(Note(Kind.TARGET, text, self._state.items[owner].sources[0]))
+            sources = self._state.items[owner].sources
+            self._state.notes.append(Note(Kind.TARGET, text, next(iter(sources), None)))
             return None
         return rule.rename.fill(self._scope.within(found.captures)) if rule.rename else alias
 

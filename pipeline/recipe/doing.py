@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 from ...converters.casting import CastTensor, castable
 from ...converters.dtypes import DType
 from ...converters.errors import UsageError
-from ...converters.tensors import Tensor
+from ...converters.tensors import Tensor, TensorSpec
 from ..transforms import (
     Range,
     divided,
+    filled,
     fitted,
     joined,
     permuted,
@@ -23,7 +24,7 @@ from ..transforms import (
 )
 from .expressions import Value, whole
 from .model import Step
-from .steps import Fit, Gates, Length, Split
+from .steps import Constant, Fit, Gates, Length, Split
 from .templates import Template
 
 __all__ = ["Lookup", "done", "joined_by", "parts_of"]
@@ -179,6 +180,12 @@ def _scale(tensor: Tensor, factor: float, lookup: Lookup) -> Tensor:
     return scaled(tensor, factor)
 
 
+def _constant(tensor: Tensor, constant: Constant, lookup: Lookup) -> Tensor:
+    now, shape = tensor.spec, constant.shape
+    lengths = now.shape if shape is None else tuple(_lengths(shape, lookup))
+    return filled(TensorSpec(constant.dtype or now.dtype, lengths), constant.value)
+
+
 def _gates(tensor: Tensor, gates: Gates, lookup: Lookup) -> Tensor:
     del lookup
     return reordered(tensor, gates.axis, gates.order)
@@ -194,5 +201,6 @@ _STEPS: Mapping[str, Callable[[Tensor, Any, Lookup], Tensor]] = {
     "slice": _slice,
     "fit": _fit,
     "scale": _scale,
+    "constant": _constant,
     "gates": _gates,
 }

@@ -32,9 +32,9 @@ def _cells(change: Mapping[str, Any]) -> tuple[str, ...]:
     before = list(dict.fromkeys(map(_spec, change["before"])))
     after = change["after"]
     return (
-        " + ".join(change["sources"]),
+        " + ".join(change["sources"]) or NOTHING,
         NOTHING if change["target"] is None else change["target"],
-        " + ".join(before),
+        " + ".join(before) or NOTHING,
         _spec(after) if after else NOTHING,
         ", ".join(change["rules"]) or NOTHING,
     )

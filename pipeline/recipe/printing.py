@@ -16,7 +16,7 @@ from typing import Any
 from ...converters.errors import UsageError, printable
 from .model import Recipe, Rule, Stage
 
-__all__ = ["print_texts", "recipe_text", "rules_text"]
+__all__ = ["print_texts", "recipe_text", "rules_text", "table_lines"]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
@@ -37,6 +37,11 @@ def rules_text(rules: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         lines += ["", f"[[rule]]  # from {place}, rule {number}"]
         lines += [f"{_key(key)} = {_value(each)}" for key, each in table.items()]
     return "\n".join(("version = 1  # from command line", *lines, "")) if rules else ""
+
+
+def table_lines(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys of a table with their values, a line for each."""
+    yield from (f"{_key(key)} = {_value(each)}" for key, each in table.items())
 
 
 def print_texts(texts: Sequence[str]) -> None:
@@ -89,14 +94,16 @@ def _lines(recipe: Recipe) -> Iterator[str]:
         yield f"unmatched = {_value(recipe.unmatched)}"
     parameters = {name: each.value for name, each in recipe.parameters.items()}
     places = {name: each.place.label for name, each in recipe.parameters.items()}
-    yield from _table("parameters", parameters, places)
+    if parameters:
+        yield from _table("parameters", parameters, places)
     single = len(recipe.stages) == 1 and not recipe.stages[0].name
     for stage in recipe.stages:
         if not single:
             yield from _stage(stage)
         for rule in stage.rules:
             yield from _rule(rule, "rule" if single else "stage.rule")
-    yield from _table("metadata", recipe.metadata)
+    if recipe.metadata:
+        yield from _table("metadata", recipe.metadata)
     for name, values in recipe.files.items():
         yield from _table(f"files.{_key(name)}", values)
 
@@ -104,12 +111,11 @@ def _lines(recipe: Recipe) -> Iterator[str]:
 def _table(
     name: str, values: Mapping[str, Any], places: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[str]:
-    if values:
-        yield ""
-        yield f"[{name}]"
-        for key, each in values.items():
-            stood = f"  # from {places[key]}" if key in places else ""
-            yield f"{_key(key)} = {_value(each)}{stood}"
+    yield ""
+    yield f"[{name}]"
+    for key, each in values.items():
+        stood = f"  # from {places[key]}" if key in places else ""
+        yield f"{_key(key)} = {_value(each)}{stood}"
 
 
 def _stage(stage: Stage) -> Iterator[str]:

@@ -281,7 +281,7 @@ def _written(part: _Part) -> Iterator[tuple[str, list[Node], list[Node]]]:
         inside = node.table(_OF_STAGE)
         if "rule" not in inside:
             node.fail("has no rules", hint="a rule of a stage begins with [[stage.rule]]")
-        name = inside["name"].text() if "name" in inside else f"stage {number}"
+        name = inside["name"].typed(str) if "name" in inside else f"stage {number}"
         rules = [each.numbered() for each in inside["rule"].repeated()]
         yield name, rules, [inside["unmatched"]] if "unmatched" in inside else []
 

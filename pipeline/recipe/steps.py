@@ -11,6 +11,7 @@
 | `slice` | for each axis its start, stop and step, None where nothing is said |
 | `fit` | `Fit` |
 | `scale` | the factor |
+| `constant` | `Constant` |
 | `gates` | `Gates` |
 | `split` | `Split` |
 | `concat`, `stack` | the axis |
@@ -30,7 +31,17 @@ from .model import Step
 from .nodes import Node
 from .templates import Template, parse_template
 
-__all__ = ["STEPS", "Fit", "Gates", "Length", "Split", "step_of", "template_of", "templates_in"]
+__all__ = [
+    "STEPS",
+    "Constant",
+    "Fit",
+    "Gates",
+    "Length",
+    "Split",
+    "step_of",
+    "template_of",
+    "templates_in",
+]
 
 Length: TypeAlias = "int | Template"  # of an axis
 
@@ -43,6 +54,14 @@ class Fit(NamedTuple):
 
     shape: tuple[Length, ...]
     fill: float
+
+
+class Constant(NamedTuple):
+    """One number everywhere; of the shape and type of what was there, where None is said."""
+
+    value: float
+    shape: tuple[Length, ...] | None
+    dtype: DType | None
 
 
 class Gates(NamedTuple):
@@ -169,6 +188,13 @@ def _scale(node: Node) -> float:
     return factor if math.isfinite(factor) else node.wrong("a finite number")
 
 
+def _constant(node: Node) -> Constant:
+    found = node.table(("value", "shape", "dtype"))
+    value = found["value"].typed(int, float) if "value" in found else 0
+    shape = _lengths(found["shape"]) if "shape" in found else None
+    return Constant(value, shape, _cast(found["dtype"]) if "dtype" in found else None)
+
+
 def _gates(node: Node) -> Gates:
     found = node.table(("axis", "from", "to", "order"))
     axis = found["axis"].typed(int) if "axis" in found else -1
@@ -215,6 +241,7 @@ STEPS: Mapping[str, Callable[[Node], Any]] = {
     "slice": _slice,
     "fit": _fit,
     "scale": _scale,
+    "constant": _constant,
     "gates": _gates,
     "split": _split,
     "concat": _axis,

@@ -27,6 +27,7 @@ ALL = ConvertOptions(
     weights_only=True,
     ema="only",
     updates=("u.npz", "v.npz"),
+    layout="jax",
     recipes=('version = 1\n[[rule]]\nmatch = "**"\nkeep = true\n',),
     dtypes=("bf16", "x=f32"),
     allow_missing=True,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from .results import Results
 from .zoo import ROWS, Row, model_of
 
 
@@ -39,3 +40,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Saved]:
         return made[name]
 
     return one
+
+
+@pytest.fixture(scope="session")
+def results() -> Results:
+    """Return where the results of the zoo are noted."""
+    return Results()

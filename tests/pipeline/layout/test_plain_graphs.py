@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from .modules import CELLS, PLAIN, values_of
+from .results import Results
 from .test_torch import torch_output
 from .zoo import ROWS, Row
 
@@ -30,7 +31,7 @@ def inputs_of(name: str) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("name", BUILD)
-def test_module(tmp_path: Path, name: str) -> None:
+def test_module(tmp_path: Path, results: Results, name: str) -> None:
     import tensorflow as tf
 
     row, inputs = row_of(name), inputs_of(name)
@@ -59,15 +60,15 @@ def test_module(tmp_path: Path, name: str) -> None:
     model = Model()
     tf.saved_model.save(model, str(tmp_path / "model"))
     expected = np.asarray(model(inputs))
-    got = torch_output(row, tmp_path / "model", inputs)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    laid, got = torch_output(row, tmp_path / "model", inputs)
+    results.compare(name, "module", laid, got, expected)
 
 
 # Loops are nodes of the graph itself in the first version, functions in the second.
 @pytest.mark.parametrize(
     ("name", "control_flow"), [*((name, 2) for name in BUILD), *((name, 1) for name in CELLS)]
 )
-def test_graph_of_tf1(tmp_path: Path, name: str, control_flow: int) -> None:
+def test_graph_of_tf1(tmp_path: Path, results: Results, name: str, control_flow: int) -> None:
     import tensorflow as tf
 
     row, inputs = row_of(name), inputs_of(name)
@@ -84,8 +85,8 @@ def test_graph_of_tf1(tmp_path: Path, name: str, control_flow: int) -> None:
         session.run(tf.compat.v1.global_variables_initializer())
         expected = session.run(y, {x: inputs})
         tf.compat.v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
-    got = torch_output(row, tmp_path / "model.ckpt", inputs)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    laid, got = torch_output(row, tmp_path / "model.ckpt", inputs)
+    results.compare(name, "meta", laid, got, expected)
 
 
 def _get_variable(leaf: str, shape: tuple[int, ...]) -> Any:

@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 from tensorferry.converters import open_tensors
 from tensorferry.pipeline.layout.apply import apply_layout
+from tensorferry.pipeline.recipe.applied import Applied
 
+from .results import Results
 from .zoo import ROWS, Row, model_of
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 
 
-def torch_output(row: Row, path: Path, inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return what PyTorch computes with a model converted by `--layout torch`."""
+def torch_output(
+    row: Row, path: Path, inputs: np.ndarray[Any, Any]
+) -> tuple[Applied, np.ndarray[Any, Any]]:
+    """Return a model laid out for PyTorch, and what PyTorch computes with it."""
     torch = pytest.importorskip("torch")
     with open_tensors(path) as tensors:
         laid = apply_layout(tensors, "torch")
-        laid = laid.select(name for name in laid if not name.startswith("seed_generator"))
-        state = {name: torch.from_numpy(np.array(laid[name].read())) for name in laid}
+        state = {
+            name: torch.from_numpy(np.array(laid[name].read()))
+            for name in laid
+            if not name.startswith("seed_generator")
+        }
     module = row.module(torch)
     prefix = "0." if row.name == "einsum dense" else ""
     module.load_state_dict(
@@ -33,12 +40,12 @@ def torch_output(row: Row, path: Path, inputs: np.ndarray[Any, Any]) -> np.ndarr
         x = x.movedim(-1, 1)
     with torch.no_grad():
         y = row.call(module, x) if row.call else module(x)
-    return np.asarray(y.movedim(1, -1) if row.spatial else y)
+    return laid, np.asarray(y.movedim(1, -1) if row.spatial else y)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 @pytest.mark.parametrize("ending", ["keras", "h5"])
-def test_keras_3(tmp_path: Path, row: Row, ending: str) -> None:
+def test_keras_3(tmp_path: Path, results: Results, row: Row, ending: str) -> None:
     import keras
 
     model = model_of(keras, row)
@@ -46,13 +53,13 @@ def test_keras_3(tmp_path: Path, row: Row, ending: str) -> None:
     model.save(path)
     inputs = row.inputs()
     expected = np.asarray(model(inputs))
-    np.testing.assert_allclose(torch_output(row, path, inputs), expected, rtol=0, atol=1e-5)
+    results.compare(row.name, ending, *torch_output(row, path, inputs), expected)
 
 
 @pytest.mark.parametrize(
     "row", [row for row in ROWS if row.name != "rms norm"], ids=lambda row: row.name
 )
-def test_tf_keras(tmp_path: Path, row: Row) -> None:
+def test_tf_keras(tmp_path: Path, results: Results, row: Row) -> None:
     import tf_keras
 
     model = model_of(tf_keras, row)
@@ -60,30 +67,30 @@ def test_tf_keras(tmp_path: Path, row: Row) -> None:
     model.save(path)
     inputs = row.inputs()
     expected = np.asarray(model(inputs))
-    np.testing.assert_allclose(torch_output(row, path, inputs), expected, rtol=0, atol=1e-5)
+    results.compare(row.name, "tf_keras h5", *torch_output(row, path, inputs), expected)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_saved_model_of_keras_3(tmp_path: Path, row: Row) -> None:
+def test_saved_model_of_keras_3(tmp_path: Path, results: Results, row: Row) -> None:
     import keras
 
     model = model_of(keras, row)
     model.export(tmp_path / "model", verbose=False)
     inputs = row.inputs()
     expected = np.asarray(model(inputs))
-    got = torch_output(row, tmp_path / "model", inputs)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    results.compare(row.name, "export", *torch_output(row, tmp_path / "model", inputs), expected)
 
 
 @pytest.mark.parametrize(
     "row", [row for row in ROWS if row.name != "rms norm"], ids=lambda row: row.name
 )
-def test_saved_model_of_tf_keras(tmp_path: Path, row: Row) -> None:
+def test_saved_model_of_tf_keras(tmp_path: Path, results: Results, row: Row) -> None:
     import tf_keras
 
     model = model_of(tf_keras, row)
     model.save(tmp_path / "model")
     inputs = row.inputs()
     expected = np.asarray(model(inputs))
-    got = torch_output(row, tmp_path / "model", inputs)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    results.compare(
+        row.name, "tf_keras saved", *torch_output(row, tmp_path / "model", inputs), expected
+    )

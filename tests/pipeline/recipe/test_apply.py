@@ -138,6 +138,10 @@ def test_unmatched(make: Make) -> None:
     tensors, text = make({"a": (1,), "b": (1,)}), rule('match = "a"\nkeep = true')
     assert [*applied(text, tensors)] == ["a", "b"]
     assert [*applied(text, tensors, 'unmatched = "drop"')] == ["a"]
+    told = applied(text, tensors, 'unmatched = "note"')
+    assert [*told] == ["a", "b"]
+    assert [str(note) for note in told.notes] == ["no rule of r matches `b`: kept"]
+    assert not applied(text, make({"a": (1,)}), 'unmatched = "note"').notes
     with pytest.raises(UsageError, match=r"^r: no rule matches `b`"):
         applied(text, tensors, 'unmatched = "error"')
 
@@ -166,9 +170,31 @@ def test_rules_that_match_nothing_are_told(make: Make) -> None:
     assert [str(note) for note in notes] == ["rule 1 (r:3) matches nothing: `x`, `y`"]
     with pytest.raises(UsageError, match="matches nothing, and is required: `x`, `y`"):
         applied(text + "required = true\n", make({"a": (1,)}))
+    assert not applied(text + "required = false\n", make({"a": (1,)})).notes
 
 
 # Values
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ("{ value = 7 }", np.full((2, 3), 7, np.float32)),
+        ('{ shape = [], dtype = "int64" }', np.int64(0)),
+        ('{ value = -1, shape = ["{n}", 2], dtype = "int8" }', np.full((4, 2), -1, np.int8)),
+        ("{ value = 0.5, shape = [0] }", np.empty(0, np.float32)),
+    ],
+)
+def test_constant(make: Make, step: str, expected: np.ndarray) -> None:
+    values = np.full((2, 3), np.nan, np.float32)
+    made = applied(rule(f'match = "a{{n:int}}"\nconstant = {step}'), make({"a4": values}))["a4"]
+    np.testing.assert_array_equal(made.read(), expected, strict=True)
+
+
+def test_constant_that_its_type_does_not_hold(make: Make) -> None:
+    text = rule('match = "a"\nconstant = { value = 300, dtype = "uint8" }')
+    with pytest.raises(UsageError, match=r"^r:3: rule 1: tensor `a`: is not filled"):
+        applied(text, make({"a": (2,)}))
 
 
 STEPS = [
