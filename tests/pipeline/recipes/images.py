@@ -31,4 +31,5 @@ def logits(model: Any) -> np.ndarray:
 def assert_same(model: Any, expected: np.ndarray) -> None:
     """Check that a classifier says what it should, and not the same of both images."""
     assert np.abs(expected[0] - expected[1]).max() > 1e-3
-    np.testing.assert_allclose(logits(model), expected, rtol=0, atol=1e-5)
+    # Both sum up dozens of layers in float32, each in an order of its own.
+    np.testing.assert_allclose(logits(model), expected, rtol=1e-5, atol=1e-5)
