@@ -91,7 +91,7 @@ def _die_with_parent(life: int) -> None:
 def _prepare() -> None:
     """Import what every model needs, perhaps while there is nothing to do yet.
 
-    Cycles are looked for rarely, and never in what was imported: that took a tenth of small models.
+    Cycles are looked for rarely, and never in what was imported: small models make none.
     """
     from ...converters.registry import all_formats
     from . import work  # noqa: F401 - it tells this module how far it is
