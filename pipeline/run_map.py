@@ -123,9 +123,9 @@ def _tell(done: Mapped, options: MapOptions, console: Console) -> None:
     )
     console.say(f"{options.like}: {done.wanted} tensors: {shares}")
     left = {
-        "of them only training needs": len(done.proposal.beside),
-        "the target has no place for": len(done.proposal.left),
-        "may be what is open": len(done.proposal.undecided),
+        "that only training needs": len(done.proposal.beside),
+        "that the target has no place for": len(done.proposal.left),
+        "that may be what is open": len(done.proposal.undecided),
     }
     rest = ", ".join(f"{number} {what}" for what, number in left.items() if number)
     if rest:

@@ -26,10 +26,10 @@ def refusal(address: str, **how: Any) -> UsageError:
 
 
 def test_an_address_where_nobody_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(ours, "CONNECT_SECONDS", 3)
     began = time.monotonic()
     error = refusal("tcp://127.0.0.1:1")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert error.message == "tcp://127.0.0.1:1: no scheduler answers: connection refused"
     assert error.hint == "look at the address, and whether the scheduler is running"
 
