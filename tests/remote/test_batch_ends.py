@@ -126,7 +126,9 @@ def test_a_batch_that_was_killed_is_resumed(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     words = (url, cloud.url("out"), "--to", "safetensors", "--jobs", "2", "--quiet")
     chance = random.Random(2)
-    for enough, number in ((1, signal.SIGKILL), (3, signal.SIGINT), (5, signal.SIGKILL)):
+    for least, number in ((1, signal.SIGKILL), (3, signal.SIGINT), (5, signal.SIGKILL)):
+        # Not before this process has stored something: at its start it cannot end well yet.
+        enough = max(least, len(batches.names()) + 1)
         with batches.start(*words) as process:
             while process.poll() is None and len(batches.names()) < enough:
                 time.sleep(0.01)
